@@ -1,0 +1,75 @@
+"""Coarse-grained molecular dynamics in OpenMM with forces learned by diffusion models.
+
+Importing the package loads nothing else; each public name below is loaded on first use. A
+simulation therefore never pays for (or needs) what only training uses.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openmm_scoremd.data.coarse_graining import CoarseGrainingMap, coarse_grain_trajectory
+    from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
+    from openmm_scoremd.diffusion.schedule import VPSchedule
+    from openmm_scoremd.export import export_torchscript
+    from openmm_scoremd.force import create_force
+    from openmm_scoremd.model_file import ScoreModelFile
+    from openmm_scoremd.models.import_jax import load_jax_network
+    from openmm_scoremd.simulation.replicas import ReplicaSimulation
+    from openmm_scoremd.simulation.reporters import ReplicaDCDReporter
+
+    __version__: str
+
+__all__ = [
+    "CGDataset",
+    "CoarseGrainingMap",
+    "ReplicaDCDReporter",
+    "ReplicaSimulation",
+    "ScoreModelFile",
+    "VPSchedule",
+    "coarse_grain_trajectory",
+    "create_force",
+    "export_torchscript",
+    "load_dataset",
+    "load_jax_network",
+    "save_dataset",
+]
+
+_HOME = {
+    "CGDataset": "data.dataset",
+    "CoarseGrainingMap": "data.coarse_graining",
+    "ReplicaDCDReporter": "simulation.reporters",
+    "ReplicaSimulation": "simulation.replicas",
+    "ScoreModelFile": "model_file",
+    "VPSchedule": "diffusion.schedule",
+    "coarse_grain_trajectory": "data.coarse_graining",
+    "create_force": "force",
+    "export_torchscript": "export",
+    "load_dataset": "data.dataset",
+    "load_jax_network": "models.import_jax",
+    "save_dataset": "data.dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _installed_version()
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("openmm-scoremd")
+    except metadata.PackageNotFoundError:
+        return "0+not.installed"

@@ -1,0 +1,179 @@
+"""Sample arrays checked and counted on grids: what metrics and free energies have in common."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openmm_scoremd.errors import InvalidInputError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+#: Lower and upper end of the range of each axis.
+AxisLimits: TypeAlias = Sequence[tuple[float, float]]
+
+# Widens the outermost edges by this fraction of the range, so that the float32 value of pi, which
+# lies above the float64 one, still counts as an angle.
+_EDGE_SLACK = 1e-6
+
+
+class CombinedRange(enum.Enum):
+    """Edges that follow the data instead of fixed limits."""
+
+    #: From the smallest to the largest value of both sets, per axis, as the public code does.
+    MIN_MAX = "combined min-max"
+
+
+def checked_array(values: ArrayLike, name: str, *, trailing: int) -> FloatArray:
+    """Return ``values`` as float64 after checking that it holds numbers, all of them finite.
+
+    Parameters
+    ----------
+    values : array_like
+        ``(frames, ...)`` or ``(replicas, frames, ...)``.
+    name : str
+        What to call it in messages.
+    trailing : int
+        Number of axes that belong to one frame.
+
+    Returns
+    -------
+    ndarray
+        The same shape, float64.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is empty, has too few axes, or holds NaN or infinity (the message names the frame).
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim - trailing not in (1, 2):
+        raise InvalidInputError(
+            f"{name} has shape {array.shape}; it must be (frames, ...) or (replicas, frames, ...) "
+            f"with {trailing} axes for each frame"
+        )
+    if array.size == 0:
+        raise InvalidInputError(f"{name} is empty (shape {array.shape}); give at least one frame")
+    _check_finite(array, name, array.ndim - trailing)
+    return array
+
+
+def pooled(values: ArrayLike, name: str) -> FloatArray:
+    """Return checked samples as ``(n, dimensions)``, replicas one after another."""
+    array = checked_array(values, name, trailing=1)
+    return array.reshape(-1, array.shape[-1])
+
+
+def pooled_pair(reference: ArrayLike, samples: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return both sets as checked by :func:`pooled`, with the same number of values per frame."""
+    left, right = pooled(reference, "reference"), pooled(samples, "samples")
+    if left.shape[1] != right.shape[1]:
+        raise InvalidInputError(
+            f"the reference has {left.shape[1]} values per frame and the samples have "
+            f"{right.shape[1]}; both must describe the same observable"
+        )
+    return left, right
+
+
+def uniform_edges(limits: AxisLimits, *, bins: int) -> list[FloatArray]:
+    """Return ``bins + 1`` equally spaced edges per axis, the outermost very slightly widened."""
+    check_grid(limits, bins=bins, minimum=1)
+    edges = []
+    for lower, upper in limits:
+        axis = np.linspace(lower, upper, bins + 1)
+        slack = _EDGE_SLACK * (upper - lower)
+        axis[0] -= slack
+        axis[-1] += slack
+        edges.append(axis)
+    return edges
+
+
+def outlier_edges(limits: AxisLimits, *, bins: int) -> list[FloatArray]:
+    """Return edges of ``bins - 2`` equal bins inside the limits and one open bin at either end."""
+    check_grid(limits, bins=bins, minimum=3)
+    return [
+        np.concatenate([[-math.inf], np.linspace(lower, upper, bins - 1), [math.inf]])
+        for lower, upper in limits
+    ]
+
+
+def combined_limits(first: FloatArray, second: FloatArray) -> AxisLimits:
+    """Return the smallest and largest value of both ``(n, dimensions)`` arrays, per axis."""
+    lower = np.minimum(first.min(axis=0), second.min(axis=0))
+    upper = np.maximum(first.max(axis=0), second.max(axis=0))
+    return list(zip(lower.tolist(), upper.tolist(), strict=True))
+
+
+def cell_counts(samples: FloatArray, edges: Sequence[FloatArray]) -> FloatArray:
+    """Count samples per grid cell.
+
+    Parameters
+    ----------
+    samples : (n, dimensions) ndarray
+        Finite values.
+    edges : sequence of ndarray
+        Increasing edges of each axis.
+
+    Returns
+    -------
+    (cells + 1,) ndarray
+        Counts in row-major order; the last entry counts samples outside the grid.
+    """
+    shape = tuple(len(axis) - 1 for axis in edges)
+    if samples.shape[1] != len(shape):
+        raise InvalidInputError(
+            f"limits are given for {len(shape)} axes, but the samples have {samples.shape[1]}"
+        )
+    index = np.stack(
+        [np.searchsorted(axis, samples[:, i], side="right") - 1 for i, axis in enumerate(edges)]
+    )  # (dimensions, n)
+    inside = np.all((index >= 0) & (index < np.array(shape)[:, None]), axis=0)
+    cells = np.ravel_multi_index(tuple(index[:, inside]), shape)
+    counts = np.bincount(cells, minlength=math.prod(shape))
+    return np.append(counts, len(samples) - len(cells)).astype(np.float64)
+
+
+def shared_densities(
+    sets: Sequence[FloatArray], *, bins: int
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Return bin edges for several ``(n,)`` sets and the probability density of each.
+
+    The range holds all but 0.1 % of each tail of every set; densities count what lies outside.
+    """
+    tails = np.array([np.quantile(values, (0.001, 0.999)) for values in sets])  # (sets, 2)
+    lower, upper = tails[:, 0].min(), tails[:, 1].max()
+    margin = 0.05 * (upper - lower) or 0.5
+    edges = np.linspace(lower - margin, upper + margin, bins + 1)
+    widths = np.diff(edges)
+    return edges, [np.histogram(v, bins=edges)[0] / (len(v) * widths) for v in sets]
+
+
+def check_grid(limits: AxisLimits, *, bins: int, minimum: int) -> None:
+    """Raise unless there are enough bins and every range is finite and increasing."""
+    if bins < minimum:
+        raise InvalidInputError(f"bins is {bins}; it must be at least {minimum}")
+    if len(limits) == 0:
+        raise InvalidInputError("limits is empty; give (lower, upper) for each axis")
+    for axis, (lower, upper) in enumerate(limits):
+        if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
+            raise InvalidInputError(
+                f"the range of axis {axis} is ({lower}, {upper}); "
+                "the lower end must be below the upper one and both finite"
+            )
+
+
+def _check_finite(array: FloatArray, name: str, leading: int) -> None:
+    frame_axes = tuple(range(leading, array.ndim))
+    bad = np.argwhere(~np.all(np.isfinite(array), axis=frame_axes))  # (n_bad, leading)
+    if len(bad) == 0:
+        return
+    axes = ("replica", "frame")[-leading:]
+    where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=True))
+    raise InvalidInputError(
+        f"{name} holds NaN or infinity in {where} ({len(bad)} frames in all); "
+        "remove these frames or find out why they broke"
+    )

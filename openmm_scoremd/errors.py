@@ -1,0 +1,37 @@
+"""Exceptions raised by the package.
+
+Every error a user can cause derives from :class:`ScoreMDError`, so that scripts can catch one type.
+Messages say what was given, what is allowed and what to do.
+"""
+
+
+class ScoreMDError(Exception):
+    """Base class of all errors raised on purpose by this package."""
+
+
+class InvalidInputError(ScoreMDError, ValueError):
+    """An argument or an array is not what the function needs."""
+
+
+class ConfigurationError(ScoreMDError, ValueError):
+    """A configuration file or command-line option is unknown or out of range."""
+
+
+class DatasetError(ScoreMDError, ValueError):
+    """A trajectory, topology or dataset file cannot be used."""
+
+
+class ModelFileError(ScoreMDError, ValueError):
+    """A weights file or an exported model is damaged, of another version, or fails its self-test."""
+
+
+class CheckpointError(ScoreMDError, ValueError):
+    """A training or simulation checkpoint cannot be resumed."""
+
+
+class NumericalError(ScoreMDError, ArithmeticError):
+    """A computation produced NaN or infinity."""
+
+
+class MissingDependencyError(ScoreMDError, ImportError):
+    """An optional package is needed for what was asked."""

@@ -1,0 +1,218 @@
+"""From a trained network to one TorchScript file that runs alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from openmm_scoremd._io import package_versions, sha256_of_file
+from openmm_scoremd.artifact import ModelMetadata, SelfTest
+from openmm_scoremd.errors import InvalidInputError, ModelFileError
+from openmm_scoremd.models.base import EnergyModel
+from openmm_scoremd.models.exported import ExportedModel, FixedTimeEnergy
+from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.torchscript import (
+    ScriptModule,
+    energy_and_forces,
+    save_module,
+    script_module,
+    tensor_digest,
+)
+from openmm_scoremd.units import thermal_energy
+from openmm_scoremd.weights import TrainedModel, load_weights
+
+#: Published score is taken here (arXiv 2506.17139, section 5).
+FORCE_TIME: Final = 1e-5
+
+#: Largest relative difference between the network and what is written.
+EXPORT_TOLERANCE: Final = {torch.float32: 1e-5, torch.float64: 1e-10}
+#: What a file must reproduce when it is loaded, on any machine and device.
+SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+Precision = Literal["float32", "float64"]
+
+LICENCE = "MIT"
+CITATION = "M. Plainer et al., Consistent sampling and simulation, arXiv 2506.17139"
+
+
+def export_torchscript(
+    model: TrainedModel | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    t: float = FORCE_TIME,
+    dtype: Precision = "float32",
+) -> Path:
+    """Write a trained network as a TorchScript file for OpenMM.
+
+    The file maps positions (R * N, 3) in nm to the potential energy in kJ/mol at diffusion time
+    ``t``, for any number R of replicas, and holds the score at all times for iid sampling, its
+    metadata and self-test frames. It is written only if it agrees with the network in float64:
+    energies and forces to 1e-5 of the largest for float32, 1e-10 for float64.
+
+    Parameters
+    ----------
+    model : TrainedModel or path-like
+        Trained network, or its ``.safetensors`` file.
+    path : path-like
+        The ``.pt`` file.
+    t : float
+        Diffusion time whose score is the force; the published value is 1e-5.
+    dtype : {"float32", "float64"}
+        Precision of the weights in the file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ConfigurationError
+        If the network is not conservative.
+    InvalidInputError
+        If ``t`` lies outside the times the network was trained for.
+    ModelFileError
+        If the weights cannot be read, or the compiled model disagrees with the network.
+    """
+    trained = model if isinstance(model, TrainedModel) else load_weights(model)
+    weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
+    network = require_energy_model(trained.model)
+    _check_time(t, trained)
+    precision = torch.float64 if dtype == "float64" else torch.float32
+    exported = _build(network, trained, t=t, dtype=precision)
+    self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
+    exported.metadata = _metadata(
+        trained,
+        t=t,
+        dtype=dtype,
+        weights_sha256=weights_sha256,
+        tensor_digest=tensor_digest(exported),
+        self_test=self_test,
+    ).to_json()
+    scripted = script_module(exported, methods=("score",))
+    _check_agreement(scripted, self_test, tolerance=EXPORT_TOLERANCE[precision], path=path)
+    save_module(scripted, path, exported.metadata)
+    return Path(path)
+
+
+def _check_time(t: float, trained: TrainedModel) -> None:
+    lowest, highest = trained.description.t_min, trained.model.t_max
+    if not lowest <= t <= highest:
+        raise InvalidInputError(
+            f"t is {t}; the network was trained for diffusion times {lowest} to {highest}"
+        )
+
+
+def _build(
+    network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
+) -> ExportedModel:
+    # Folding multiplies weights together: in double precision, rounded once at the end.
+    double = _copy(network, torch.float64)
+    if isinstance(double, GraphTransformerEnergy):
+        force_energy: nn.Module = FoldedGraphTransformer(double, t=t).to(dtype)
+    else:
+        force_energy = FixedTimeEnergy(_copy(network, dtype), t=t)
+    description = trained.description
+    exported = ExportedModel(
+        _copy(network, dtype),
+        force_energy,
+        n_beads=description.topology.n_beads,
+        scale=description.scale,
+        thermal_energy=thermal_energy(description.temperature),
+    )
+    for parameter in exported.parameters():
+        parameter.requires_grad_(False)
+    return exported
+
+
+def _copy(network: EnergyModel, dtype: torch.dtype) -> EnergyModel:
+    return copy.deepcopy(network).to(dtype)
+
+
+def _reference_values(
+    network: EnergyModel, trained: TrainedModel, *, t: float, tolerance: float
+) -> SelfTest:
+    """Energies and forces of example frames, from the plain network in float64."""
+    description = trained.description
+    kt = thermal_energy(description.temperature)
+    frames = np.asarray(description.example_positions, dtype=np.float64)
+    x = torch.from_numpy(frames) / description.scale
+    times = torch.full((len(x),), t, dtype=torch.float64)
+    with torch.no_grad():
+        energy, score = _copy(network, torch.float64).energy_and_score(x, times)
+    padding = ((0, 0), (0, 0), (0, 3 - description.n_dims))
+    forces: NDArray[np.float64] = np.pad(score.numpy() * kt / description.scale, padding)
+    return SelfTest(
+        positions=np.pad(frames, padding),
+        energies=kt * energy.numpy(),
+        forces=forces,
+        tolerance=tolerance,
+    )
+
+
+def _check_agreement(
+    scripted: ScriptModule,
+    self_test: SelfTest,
+    *,
+    tolerance: float,
+    path: str | os.PathLike[str],
+) -> None:
+    for frame, energy, forces in zip(
+        self_test.positions, self_test.energies, self_test.forces, strict=True
+    ):
+        found_energy, found_forces = energy_and_forces(scripted, torch.tensor(frame))
+        differences = (
+            abs(float(found_energy) - energy) / max(np.abs(self_test.energies).max(), 1.0),
+            np.abs(found_forces.numpy() - forces).max() / max(np.abs(forces).max(), 1.0),
+        )
+        if not max(differences) <= tolerance:
+            raise ModelFileError(
+                f"the compiled model differs from the network by {max(differences):.2g} "
+                f"(allowed {tolerance:.2g}); {os.fspath(path)} was not written"
+            )
+
+
+def _metadata(
+    trained: TrainedModel,
+    *,
+    t: float,
+    dtype: Precision,
+    weights_sha256: str,
+    tensor_digest: str,
+    self_test: SelfTest,
+) -> ModelMetadata:
+    description = trained.description
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return ModelMetadata(
+        title=description.title,
+        topology=description.topology,
+        temperature=description.temperature,
+        scale=description.scale,
+        n_dims=description.n_dims,
+        t=t,
+        t_min=description.t_min,
+        schedule=(description.schedule.beta_min, description.schedule.beta_max),
+        dtype=dtype,
+        architecture=dataclasses.asdict(description.network),
+        dataset_sha256=description.dataset_sha256,
+        weights_sha256=weights_sha256,
+        tensor_digest=tensor_digest,
+        training=dict(description.training),
+        versions=package_versions(),
+        licence=LICENCE,
+        citation=CITATION,
+        created=now.isoformat(timespec="seconds"),
+        self_test=self_test,
+        bond_ranges=tuple((low, high) for low, high in description.bond_ranges),
+    )

@@ -1,0 +1,386 @@
+"""What users hold in their hands: one exported model, ready to simulate and to sample."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import openmm
+import openmm.app as app
+import torch
+from numpy.typing import ArrayLike, NDArray
+from openmm import unit
+from torch import Tensor
+from torch.jit import ScriptModule
+
+from openmm_scoremd.artifact import ModelMetadata, read_archive
+from openmm_scoremd.diffusion.loss import ScoreFunction
+from openmm_scoremd.diffusion.sampler import Progress
+from openmm_scoremd.errors import InvalidInputError, ModelFileError
+from openmm_scoremd.force import Backend, CudaGraphs, create_force
+from openmm_scoremd.iid import SampledFrames, draw_frames
+from openmm_scoremd.topology import BeadTopology
+from openmm_scoremd.torchscript import energy_and_forces, load_archive
+from openmm_scoremd.units import FloatOrQuantity, thermal_energy, to_kelvin
+
+__all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
+
+logger = logging.getLogger(__name__)
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+class ScoreModelFile:
+    """An exported model, verified: energies, forces, Systems and independent frames.
+
+    The file is checked in this order: checksums and metadata of the archive, the hash if one is
+    given, and only then its code is loaded and must reproduce the energies and forces stored in it.
+
+    .. warning::
+       A TorchScript archive is executable code. Load only files whose origin you trust, or give the
+       published hash: with another one, nothing of the file is executed. Nothing is ever
+       downloaded.
+
+    Parameters
+    ----------
+    path : path-like
+        The exported ``.pt`` file.
+    sha256 : str, optional
+        Expected SHA-256 of the file.
+    device : str
+        Where :meth:`sample`, :meth:`potential_energy` and :meth:`forces` compute. Simulations run
+        where OpenMM runs.
+
+    Attributes
+    ----------
+    path : Path
+        The file, absolute.
+    sha256 : str
+        Its hash.
+    metadata : ModelMetadata
+        Everything the file says about itself.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, of a newer schema, not the expected one, or fails its
+        self-test.
+    InvalidInputError
+        If the device does not exist.
+
+    Examples
+    --------
+    >>> model = ScoreModelFile("torchscript_models/alanine_dipeptide.pt")  # doctest: +SKIP
+    >>> system = model.create_system()  # doctest: +SKIP
+    >>> frames = model.sample(10, seed=1)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, sha256: str | None = None, device: str = "cpu"
+    ) -> None:
+        self._archive = read_archive(path, sha256=sha256)
+        self.path = self._archive.path
+        self.sha256 = self._archive.sha256
+        self.metadata: ModelMetadata = self._archive.metadata
+        self._device = torch.device(device)
+        self._module: ScriptModule = load_archive(self._archive, device=device)
+        self._run_self_test()
+
+    @property
+    def bead_topology(self) -> BeadTopology:
+        """Beads of one replica."""
+        return self.metadata.topology
+
+    @property
+    def topology(self) -> app.Topology:
+        """OpenMM topology of one replica."""
+        return self.replica_topology(1)
+
+    @property
+    def n_beads(self) -> int:
+        """Number of beads of one replica."""
+        return self.metadata.n_beads
+
+    @property
+    def masses(self) -> FloatArray:
+        """Bead masses, shape (N,), dalton."""
+        return np.array(self.metadata.topology.masses)
+
+    @property
+    def temperature(self) -> float:
+        """Temperature in K that the potential belongs to."""
+        return self.metadata.temperature
+
+    @property
+    def score_fn(self) -> ScoreFunction:
+        """The score ``(x (B, N, D), t (B,)) -> (B, N, D)`` in standardised coordinates."""
+        module = self._module
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            # A conservative score is a gradient, also where the caller has switched them off.
+            with torch.enable_grad():  # type: ignore[no-untyped-call]
+                value: Tensor = module.score(x.detach(), t.detach())
+            return value.detach()
+
+        return score
+
+    def replica_topology(self, replicas: int) -> app.Topology:
+        """Return the OpenMM topology of ``replicas`` copies, one after another.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``replicas`` is not positive.
+        """
+        return self.metadata.topology.to_openmm(replicas=replicas)
+
+    def create_system(self, *, replicas: int = 1, backend: Backend = "auto") -> openmm.System:
+        """Return a System of non-interacting copies of the molecule.
+
+        There is no CMMotionRemover: it would act on all replicas together. For 2-D models z is
+        there but feels no force: it diffuses freely and is to be ignored.
+
+        Parameters
+        ----------
+        replicas : int
+            Copies in the System.
+        backend : {"auto", "torchforce", "pythonforce"}
+            Force class.
+
+        Returns
+        -------
+        openmm.System
+            ``replicas * n_beads`` particles with the model's masses, and its force.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``replicas`` is not positive or the backend unknown.
+        MissingDependencyError
+            If TorchForce is asked for and cannot be used.
+        """
+        if replicas < 1:
+            raise InvalidInputError(f"replicas is {replicas}; it must be at least 1")
+        system = openmm.System()
+        for mass in self.metadata.topology.masses * replicas:
+            system.addParticle(mass)
+        system.addForce(self.create_force(backend=backend, system=system))
+        return system
+
+    def create_force(
+        self,
+        *,
+        particles: Sequence[int] | None = None,
+        system: openmm.System | None = None,
+        backend: Backend = "auto",
+        cuda_graphs: CudaGraphs = "auto",
+        force_group: int = 0,
+    ) -> openmm.Force:
+        """Return the model's force for a System of your own.
+
+        Parameters and errors are those of :func:`openmm_scoremd.force.create_force`.
+        """
+        return create_force(
+            self._archive,
+            particles=particles,
+            system=system,
+            backend=backend,
+            cuda_graphs=cuda_graphs,
+            force_group=force_group,
+        )
+
+    def potential_energy(self, positions: ArrayLike) -> FloatArray:
+        """Return the potential energy of frames.
+
+        Parameters
+        ----------
+        positions : array or Quantity, shape (N, 3) or (F, N, 3), nm
+            One frame, or several.
+
+        Returns
+        -------
+        ndarray, shape () or (F,), kJ/mol
+            Energy of every frame.
+
+        Raises
+        ------
+        InvalidInputError
+            If the shape does not fit or a coordinate is not finite.
+        """
+        frames, leading = self._frames(positions)
+        with torch.no_grad():
+            energies = [float(self._module(self._tensor(frame))) for frame in frames]
+        return np.array(energies).reshape(leading)
+
+    def forces(self, positions: ArrayLike) -> FloatArray:
+        """Return the forces on the beads.
+
+        Parameters
+        ----------
+        positions : array or Quantity, shape (N, 3) or (F, N, 3), nm
+            One frame, or several.
+
+        Returns
+        -------
+        ndarray, shape of ``positions``, kJ/mol/nm
+            Negative gradient of the potential energy.
+
+        Raises
+        ------
+        InvalidInputError
+            If the shape does not fit or a coordinate is not finite.
+        """
+        frames, leading = self._frames(positions)
+        _, forces = energy_and_forces(self._module, self._tensor(frames.reshape(-1, 3)))
+        return np.asarray(forces.cpu().numpy()).reshape(*leading, self.n_beads, 3)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int,
+        n_steps: int = 1000,
+        batch_size: int = 1000,
+        progress: Progress | None = None,
+    ) -> FloatArray:
+        """Draw independent frames by reverse diffusion; :meth:`draw` also counts the redrawn ones.
+
+        Parameters
+        ----------
+        n : int
+            Number of frames.
+        seed : int
+            Seed of the noise. The same seed, ``n``, ``batch_size`` and device give the same frames.
+        n_steps : int
+            Steps of the reverse diffusion.
+        batch_size : int
+            Frames drawn together.
+        progress : callable, optional
+            Called as ``progress(steps_done, steps_in_all)`` within every batch.
+
+        Returns
+        -------
+        ndarray, shape (n, N, 3), nm
+            Frames; molecules are centred, 2-D models have z = 0.
+
+        Raises
+        ------
+        InvalidInputError
+            If a number is out of range.
+        NumericalError
+            If frames are not finite, or if too many have bonds never seen in training.
+        """
+        frames = self.draw(n, seed=seed, n_steps=n_steps, batch_size=batch_size, progress=progress)
+        return frames.positions
+
+    def draw(
+        self,
+        n: int,
+        *,
+        seed: int,
+        n_steps: int = 1000,
+        batch_size: int = 1000,
+        progress: Progress | None = None,
+    ) -> SampledFrames:
+        """As :meth:`sample`, with the number of frames that had to be drawn again."""
+        return draw_frames(
+            self.score_fn,
+            self.metadata,
+            n,
+            generator=torch.Generator(self._device).manual_seed(seed),
+            n_steps=n_steps,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def check_temperature(self, temperature: FloatOrQuantity) -> float:
+        """Return a temperature in K, with a warning in the log if it is not the model's.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not positive.
+        """
+        thermal_energy(temperature)
+        kelvin = to_kelvin(temperature)
+        if abs(kelvin - self.temperature) > 0.01:
+            logger.warning(
+                "the simulation has %g K, the model %g K: a coarse-grained potential is a free "
+                "energy of its own temperature, and at another one its distribution is neither "
+                "that of the training data nor that of the molecule",
+                kelvin,
+                self.temperature,
+            )
+        return kelvin
+
+    def _run_self_test(self) -> None:
+        test = self.metadata.self_test
+        try:
+            energies = self.potential_energy(test.positions)
+            # One call for all frames: also shows that the model takes replicas.
+            forces = self.forces(test.positions)
+        # Errors of TorchScript code.
+        except RuntimeError as error:
+            raise ModelFileError(f"{self.path} fails on its self-test frames: {error}") from error
+        floor = thermal_energy(self.temperature)
+        self._compare("energies", energies, test.energies, floor)
+        self._compare("forces", forces, test.forces, floor / self.metadata.scale)
+
+    def _compare(self, name: str, found: FloatArray, stored: FloatArray, floor: float) -> None:
+        tolerance = self.metadata.self_test.tolerance
+        error = float(np.abs(found - stored).max() / max(float(np.abs(stored).max()), floor))
+        if not error <= tolerance:
+            raise ModelFileError(
+                f"{self.path} does not reproduce its own {name}: relative difference {error:.2g}, "
+                f"allowed {tolerance:.2g}; the file is damaged or this version of torch computes "
+                f"something else (exported with torch {self.metadata.versions.get('torch', '?')}, "
+                f"found {torch.__version__})"
+            )
+
+    def _frames(self, positions: ArrayLike) -> tuple[FloatArray, tuple[int, ...]]:
+        frames = frames_in_nanometers(positions, self.n_beads)
+        return frames.reshape(-1, self.n_beads, 3), frames.shape[:-2]
+
+    def _tensor(self, positions: FloatArray) -> Tensor:
+        return torch.from_numpy(positions).to(self._device)
+
+
+def frames_in_nanometers(positions: ArrayLike, n_beads: int) -> FloatArray:
+    """Return positions as floats in nm after a check of shape and values.
+
+    Parameters
+    ----------
+    positions : array or Quantity, shape (..., n_beads, 3), nm
+        Frames.
+    n_beads : int
+        Beads of one frame.
+
+    Returns
+    -------
+    ndarray, shape (..., n_beads, 3), nm
+        A copy in float64.
+
+    Raises
+    ------
+    InvalidInputError
+        If the shape does not fit or a coordinate is not finite.
+    """
+    values: Any = positions
+    if unit.is_quantity(values):
+        values = values.value_in_unit(unit.nanometer)
+    try:
+        frames = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"positions are not an array of numbers: {error}") from error
+    if frames.ndim < 2 or frames.shape[-2:] != (n_beads, 3):
+        raise InvalidInputError(
+            f"positions have shape {frames.shape}; the model has {n_beads} beads, so the shape "
+            f"must be ({n_beads}, 3) or (frames, {n_beads}, 3)"
+        )
+    broken = int((~np.isfinite(frames)).sum())
+    if broken:
+        raise InvalidInputError(f"{broken} coordinates are NaN or infinite; give finite positions")
+    return frames

@@ -1,0 +1,241 @@
+"""Graph transformer with factorised edges.
+
+The published network embeds every displacement ``d_ij = x_j - x_i`` and adds one projection of it to
+keys and values. The embedding is affine and never updated, so with ``A`` the product of both
+projections and ``c`` their bias
+
+    logits_ij = q_i . (k_j + A d_ij + c) = q_i . k_j + (A^T q_i) . x_j + (terms without j)
+    out_i     = sum_j a_ij (v_j + A d_ij + c) = sum_j a_ij v_j + A (sum_j a_ij x_j - x_i) + c
+
+and the terms without ``j`` drop out of the softmax. The result is the published one; no tensor of
+size beads x beads x width exists.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.models.base import EnergyModel, ScoreModel
+from openmm_scoremd.models.embedding import (
+    BeadIndexEmbedding,
+    BeadTypeEmbedding,
+    TimeEmbedding,
+    initialise_linear,
+)
+
+#: Flax's default, used by the published networks (PyTorch's own default is 1e-5).
+LAYER_NORM_EPSILON = 1e-6
+
+
+class GatedResidual(nn.Module):
+    """Blend of a layer's output and its input, weighted by one learned scalar per bead."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(3 * width, 1, bias=False)
+
+    def forward(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return the blend, shape as given; the gate sees [new, old, new - old]."""
+        of_new, of_old, of_difference = self.gate.weight[0].chunk(3)
+        # The gate is linear, so the third block folds into the other two.
+        logit = new @ (of_new + of_difference) + old @ (of_old - of_difference)
+        return old + torch.sigmoid(logit).unsqueeze(-1) * (new - old)
+
+
+class EdgeAttention(nn.Module):
+    """Multi-head attention over all beads, with displacements in keys and values.
+
+    Parameters
+    ----------
+    width : int
+        Width of the bead embeddings.
+    heads, head_width : int
+        Number of heads and width of each.
+    """
+
+    def __init__(self, *, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_width = head_width
+        self.query_key_value = nn.Linear(width, 3 * heads * head_width)
+        self.edge = nn.Linear(width, heads * head_width)
+        self.output = nn.Linear(heads * head_width, width)
+
+    def forward(self, nodes: Tensor, x: Tensor, edge_weight: Tensor, edge_bias: Tensor) -> Tensor:
+        """Return the attention output (B, N, width).
+
+        Parameters
+        ----------
+        nodes : Tensor, shape (B, N, width)
+            Normalised bead embeddings.
+        x : Tensor, shape (B, N, 3)
+            Coordinates.
+        edge_weight, edge_bias : Tensor, shapes (width, 3) and (width,)
+            The edge embedding.
+        """
+        batch, n_beads, _ = nodes.shape
+        split = self.query_key_value(nodes).view(batch, n_beads, 3, self.heads, self.head_width)
+        query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_width)
+        to_edge = (self.edge.weight @ edge_weight).view(self.heads, self.head_width, 3)
+        offset = (self.edge.weight @ edge_bias + self.edge.bias).view(self.heads, 1, -1)
+        x = x.unsqueeze(1)  # (B, 1, N, 3)
+
+        logits = query @ key.transpose(-1, -2) + (query @ to_edge) @ x.transpose(-1, -2)
+        attention = torch.softmax(logits * self.head_width**-0.5, dim=-1)  # (B, heads, N, N)
+        moved = (attention @ x - x) @ to_edge.transpose(-1, -2)
+        out = attention @ value + moved + offset
+        return self.output(out.transpose(1, 2).reshape(batch, n_beads, -1))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward block, both normalised first and gated.
+
+    Parameters are those of :class:`EdgeAttention`.
+    """
+
+    def __init__(self, *, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.attention = EdgeAttention(width=width, heads=heads, head_width=head_width)
+        self.attention_gate = GatedResidual(width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.feed_forward_gate = GatedResidual(width)
+
+    def forward(self, nodes: Tensor, x: Tensor, edge_weight: Tensor, edge_bias: Tensor) -> Tensor:
+        """Return updated bead embeddings (B, N, width); arguments as in :class:`EdgeAttention`."""
+        new = self.attention(self.attention_norm(nodes), x, edge_weight, edge_bias)
+        nodes = self.attention_gate(new, nodes)
+        return self.feed_forward_gate(self.feed_forward(self.feed_forward_norm(nodes)), nodes)
+
+
+class GraphTransformer(nn.Module):
+    """Bead embeddings from coordinates, diffusion time and bead identity.
+
+    Parameters
+    ----------
+    n_beads : int or None
+        Number of beads of the molecule; None for any, possible with vocabularies only.
+    width, layers, heads, head_width : int
+        Sizes of the network; published for five beads: 96, 2, 8, 64.
+    vocabularies : tuple of int
+        Vocabulary sizes of integer bead features; empty for a one-hot bead index.
+    feature_width : int
+        Width of each bead feature's embedding.
+    t_min, t_max : float
+        Range of diffusion times.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_beads: int | None,
+        width: int,
+        layers: int,
+        heads: int,
+        head_width: int,
+        vocabularies: tuple[int, ...],
+        feature_width: int,
+        t_min: float,
+        t_max: float,
+    ) -> None:
+        super().__init__()
+        self.n_beads = n_beads
+        self.width = width
+        self.t_min = t_min
+        self.t_max = t_max
+        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max)
+        self.bead_embedding = _bead_embedding(n_beads, vocabularies, feature_width)
+        n_bead_features = int(self.bead_embedding.n_features)
+        self.node = nn.Linear(n_bead_features + self.time_embedding.n_features, width)
+        self.edge = nn.Linear(3, width)
+        self.layers = nn.ModuleList(
+            TransformerLayer(width=width, heads=heads, head_width=head_width) for _ in range(layers)
+        )
+        initialise_linear(self)
+
+    def forward(self, x: Tensor, t: Tensor, features: Tensor | None) -> Tensor:
+        """Return bead embeddings (B, N, width) of coordinates (B, N, 3) and times (B,)."""
+        x = x - x.mean(dim=1, keepdim=True)
+        time = self.time_embedding(t)
+        beads = self.bead_embedding(features)
+        n_bead_features = beads.shape[-1]
+        # One product for the beads and one for the time, instead of one for every pair of them.
+        of_beads = nn.functional.linear(beads, self.node.weight[:, :n_bead_features])
+        of_time = nn.functional.linear(
+            time, self.node.weight[:, n_bead_features:], self.node.bias
+        )
+        nodes = of_beads + of_time.unsqueeze(1)
+        for layer in self.layers:
+            nodes = layer(nodes, x, self.edge.weight, self.edge.bias)
+        return nodes
+
+
+class GraphTransformerEnergy(EnergyModel):
+    """Conservative graph transformer: one scalar per bead, summed.
+
+    Parameters
+    ----------
+    network : GraphTransformer
+        The network below the output.
+    """
+
+    translation_invariant = True
+
+    def __init__(self, network: GraphTransformer) -> None:
+        super().__init__(
+            n_beads=network.n_beads, n_dims=3, t_min=network.t_min, t_max=network.t_max
+        )
+        self.network = network
+        self.decoder = nn.Linear(network.width, 1)
+        initialise_linear(self.decoder)
+
+    def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the reduced energy, shape (B,)."""
+        return self.decoder(self.network(x, t, features)).sum(dim=(1, 2))
+
+
+class GraphTransformerScore(ScoreModel):
+    """Direct graph transformer: one linear map from all bead embeddings to the negative score.
+
+    Not permutation equivariant, as published.
+
+    Parameters
+    ----------
+    network : GraphTransformer
+        The network below the output.
+    """
+
+    translation_invariant = True
+
+    def __init__(self, network: GraphTransformer) -> None:
+        super().__init__(
+            n_beads=network.n_beads, n_dims=3, t_min=network.t_min, t_max=network.t_max
+        )
+        self.network = network
+        n_beads = _require_n_beads(network.n_beads)
+        self.decoder = nn.Linear(n_beads * network.width, 3 * n_beads)
+        initialise_linear(self.decoder)
+
+    def score(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return the score, shape (B, N, 3)."""
+        return -self.decoder(self.network(x, t, features).flatten(1)).reshape(x.shape)
+
+
+def _bead_embedding(
+    n_beads: int | None, vocabularies: tuple[int, ...], feature_width: int
+) -> BeadIndexEmbedding | BeadTypeEmbedding:
+    if vocabularies:
+        return BeadTypeEmbedding(vocabularies=vocabularies, width=feature_width)
+    return BeadIndexEmbedding(n_beads=_require_n_beads(n_beads))
+
+
+def _require_n_beads(n_beads: int | None) -> int:
+    if n_beads is None:
+        raise InvalidInputError(
+            "this network needs a fixed number of beads: a one-hot bead index and a direct score "
+            "both depend on it; give n_beads, or use bead vocabularies and a conservative output"
+        )
+    return n_beads

@@ -1,0 +1,257 @@
+"""Many copies of one molecule in one OpenMM Context."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import openmm
+import openmm.app as app
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.model_file import Backend, ScoreModelFile, frames_in_nanometers
+from openmm_scoremd.simulation.reporters import (
+    Centring,
+    ReplicaDCDReporter,
+    replica_frames,
+    replica_paths,
+    require_finite,
+)
+from openmm_scoremd.units import FloatOrQuantity, to_picoseconds
+
+logger = logging.getLogger(__name__)
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+class ReplicaSimulation:
+    """Langevin dynamics of ``replicas`` independent copies, the model called once for all.
+
+    Everything of OpenMM is at hand in :attr:`simulation`: reporters, Context, System.
+
+    Parameters
+    ----------
+    model : ScoreModelFile
+        What to simulate.
+    replicas : int
+        Number of copies.
+    seed : int
+        Seed of noise and velocities, 0 or larger. On the Reference platform the same seed gives
+        the same trajectory.
+    temperature : float or Quantity, optional
+        In K; the model's by default. At another one a warning is logged.
+    friction : float or Quantity
+        In 1/ps.
+    timestep : float or Quantity
+        In ps.
+    platform : str, optional
+        OpenMM platform; see :func:`choose_platform` for the default.
+    backend : {"auto", "torchforce", "pythonforce"}
+        Force class.
+
+    Attributes
+    ----------
+    simulation : openmm.app.Simulation
+        The OpenMM simulation of all replicas.
+    model : ScoreModelFile
+        As given.
+    replicas : int
+        As given.
+    temperature : float
+        In K.
+
+    Raises
+    ------
+    InvalidInputError
+        If a number is out of range, or the platform is unknown or cannot be used.
+    MissingDependencyError
+        If TorchForce is asked for and cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModelFile,
+        *,
+        replicas: int,
+        seed: int,
+        temperature: FloatOrQuantity | None = None,
+        friction: FloatOrQuantity = 1.0,
+        timestep: FloatOrQuantity = 0.002,
+        platform: str | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        self.model = model
+        self.replicas = replicas
+        self.temperature = model.check_temperature(
+            model.temperature if temperature is None else temperature
+        )
+        self._random = _random_generator(seed)
+        system = model.create_system(replicas=replicas, backend=backend)
+        integrator = _langevin_integrator(self.temperature, friction, timestep)
+        integrator.setRandomNumberSeed(self._next_seed())
+        topology = model.replica_topology(replicas)
+        self.simulation = _simulation(topology, system, integrator, choose_platform(platform))
+
+    @property
+    def current_step(self) -> int:
+        """Time steps made so far."""
+        return int(self.simulation.currentStep)
+
+    @property
+    def positions(self) -> FloatArray:
+        """Positions of all replicas, shape (R, N, 3), nm."""
+        state = self.simulation.context.getState(positions=True)
+        return replica_frames(state, self.model.n_beads)
+
+    def set_positions(self, frames: ArrayLike) -> None:
+        """Set all positions and draw new velocities from the seed.
+
+        Parameters
+        ----------
+        frames : array or Quantity, shape (R, N, 3), nm
+            One frame per replica, for example from :meth:`ScoreModelFile.sample`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the shape does not fit or a coordinate is not finite.
+        """
+        checked = frames_in_nanometers(frames, self.model.n_beads)
+        if checked.shape != (self.replicas, self.model.n_beads, 3):
+            raise InvalidInputError(
+                f"frames have shape {checked.shape}; {self.replicas} replicas need "
+                f"({self.replicas}, {self.model.n_beads}, 3)"
+            )
+        context = self.simulation.context
+        context.setPositions(checked.reshape(-1, 3))
+        context.setVelocitiesToTemperature(self.temperature, self._next_seed())
+
+    def step(self, n_steps: int) -> None:
+        """Advance all replicas, calling reporters on the way.
+
+        Parameters
+        ----------
+        n_steps : int
+            Time steps.
+
+        Raises
+        ------
+        NumericalError
+            If a coordinate became NaN or infinite: found at every report of a
+            :class:`ReplicaDCDReporter`, at the latest at the end of this call.
+        """
+        try:
+            self.simulation.step(n_steps)
+        # OpenMM's CPU platform stops at NaN with a message that names no replica.
+        except openmm.OpenMMException:
+            require_finite(self.positions, step=self.current_step)
+            raise
+        require_finite(self.positions, step=self.current_step)
+
+    def add_reporter(self, reporter: Any) -> None:
+        """Add a reporter of OpenMM or of this package."""
+        self.simulation.reporters.append(reporter)
+
+    def add_trajectories(self, folder: str | os.PathLike[str], *, interval: int) -> list[Path]:
+        """Write one DCD file per replica from now on.
+
+        Parameters
+        ----------
+        folder : path-like
+            Folder for ``replica_0000.dcd`` and so on, which must not exist yet.
+        interval : int
+            Time steps between frames.
+
+        Returns
+        -------
+        list of Path
+            The files.
+
+        Raises
+        ------
+        InvalidInputError
+            If a file exists already or the interval is not positive.
+        """
+        paths = replica_paths(folder, self.replicas)
+        centring: Centring = "replica" if self.model.metadata.is_molecule else "none"
+        reporter = ReplicaDCDReporter(
+            paths, interval, topology=self.model.bead_topology, centring=centring
+        )
+        self.add_reporter(reporter)
+        return paths
+
+    def _next_seed(self) -> int:
+        # To OpenMM 0 means "take the time as seed".
+        return int(self._random.integers(1, 2**31 - 1))
+
+
+def choose_platform(name: str | None) -> openmm.Platform:
+    """Return an OpenMM platform.
+
+    Without a name: CUDA, HIP or OpenCL, in this order, where torch can use a GPU, too; otherwise
+    Reference, because the network is nearly all of the work, runs on the CPU anyway, and OpenMM's
+    CPU platform has a thread pool that competes with torch's for the cores.
+
+    Raises
+    ------
+    InvalidInputError
+        If the platform is not there.
+    """
+    names = _platform_names()
+    if name is None:
+        gpus = [gpu for gpu in ("CUDA", "HIP", "OpenCL") if gpu in names]
+        name = gpus[0] if gpus and torch.cuda.is_available() else "Reference"
+        logger.info("simulating on the OpenMM platform %s", name)
+    if name not in names:
+        raise InvalidInputError(
+            f"platform is {name!r}; this OpenMM has {', '.join(names)} (platforms for GPUs need "
+            "OpenMM's extras, for example openmm[cuda12], and a driver)"
+        )
+    return openmm.Platform.getPlatformByName(name)
+
+
+def _platform_names() -> list[str]:
+    count = openmm.Platform.getNumPlatforms()
+    return [openmm.Platform.getPlatform(index).getName() for index in range(count)]
+
+
+def _langevin_integrator(
+    temperature: float, friction: FloatOrQuantity, timestep: FloatOrQuantity
+) -> openmm.LangevinMiddleIntegrator:
+    step = to_picoseconds(timestep)
+    if not 0.0 < step < math.inf:
+        raise InvalidInputError(f"timestep is {step} ps; it must be positive, for example 0.002")
+    try:
+        relaxation_time = to_picoseconds(1.0 / friction)
+    except ZeroDivisionError:
+        relaxation_time = math.inf
+    if not 0.0 < relaxation_time < math.inf:
+        raise InvalidInputError(f"friction is {friction}; it must be positive (1/ps)")
+    return openmm.LangevinMiddleIntegrator(temperature, 1.0 / relaxation_time, step)
+
+
+def _simulation(
+    topology: app.Topology,
+    system: openmm.System,
+    integrator: openmm.Integrator,
+    platform: openmm.Platform,
+) -> app.Simulation:
+    try:
+        return app.Simulation(topology, system, integrator, platform)
+    except openmm.OpenMMException as error:
+        raise InvalidInputError(
+            f"OpenMM cannot simulate on platform {platform.getName()}: {error}; "
+            "choose another platform, or backend='pythonforce'"
+        ) from error
+
+
+def _random_generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise InvalidInputError(f"seed is {seed}; it must be 0 or larger")
+    return np.random.default_rng(seed)

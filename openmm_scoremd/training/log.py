@@ -1,0 +1,104 @@
+"""The CSV log of a training run: rows are appended, and cut back to the checkpoint on resume."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from pathlib import Path
+
+from openmm_scoremd._io import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class LogRow:
+    """One line of the log.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    epoch : float
+        Passes over the training frames.
+    loss : float
+        Mean loss since the line before.
+    learning_rate : float
+        Learning rate of the last step.
+    samples_per_second : float
+        Throughput since the line before.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    samples_per_second: float
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(LogRow))
+
+
+class TrainingLog:
+    """Append rows to a CSV file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    last_step : int
+        Rows of later steps are dropped: they belong to work that will be done again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, last_step: int) -> None:
+        self.path = Path(path)
+        self.rows = [row for row in read_log(path) if row.step <= last_step]
+        write_text(self.path, "".join([_line(COLUMNS), *(_line(_values(r)) for r in self.rows)]))
+
+    def append(self, row: LogRow) -> None:
+        """Add one row, in one write, so that a reader sees whole lines."""
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(_values(row)))
+
+
+def read_log(path: str | os.PathLike[str]) -> list[LogRow]:
+    """Return the complete rows of a log; none if there is no file.
+
+    A last line torn by a crash is ignored.
+    """
+    if not Path(path).exists():
+        return []
+    rows = []
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        for entry in csv.DictReader(file):
+            try:
+                values = {name: float(entry[name]) for name in COLUMNS}
+            except (KeyError, TypeError, ValueError):
+                break
+            rows.append(
+                LogRow(
+                    step=int(values["step"]),
+                    epoch=values["epoch"],
+                    loss=values["loss"],
+                    learning_rate=values["learning_rate"],
+                    samples_per_second=values["samples_per_second"],
+                )
+            )
+    return rows
+
+
+def _values(row: LogRow) -> tuple[object, ...]:
+    return (
+        row.step,
+        f"{row.epoch:.4f}",
+        f"{row.loss:.6g}",
+        f"{row.learning_rate:.6g}",
+        f"{row.samples_per_second:.5g}",
+    )
+
+
+def _line(values: tuple[object, ...]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -1,0 +1,148 @@
+"""The loss of one batch, as plain eager code or as one compiled graph of value and gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
+from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.diffusion.weighting import TimeWeighting
+from openmm_scoremd.models.base import ScoreModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Everything random about one step, so that the loss is a function.
+
+    Attributes
+    ----------
+    x0, noise : Tensor, shape (B, N, D)
+        Standardised, augmented frames and standard normal noise.
+    t : Tensor, shape (B,)
+        Diffusion times.
+    """
+
+    x0: Tensor
+    t: Tensor
+    noise: Tensor
+
+    def part(self, rank: int, world_size: int) -> Batch:
+        """Return the share of one process."""
+        return Batch(*(v[rank::world_size].contiguous() for v in (self.x0, self.t, self.noise)))
+
+
+class DenoisingObjective(nn.Module):
+    """Mean weighted denoising score matching loss of a batch.
+
+    Parameters
+    ----------
+    model : ScoreModel
+        Network to train.
+    schedule : VPSchedule
+        Noise schedule.
+    weighting : TimeWeighting
+        Weight over diffusion time.
+    """
+
+    def __init__(
+        self, model: ScoreModel, *, schedule: VPSchedule, weighting: TimeWeighting
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.schedule = schedule
+        self.weighting = weighting
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Return the scalar loss of the arrays of a :class:`Batch`."""
+        losses = denoising_score_matching_loss(
+            self.model.score, self.schedule, x0, t=t, noise=noise, weight=self.weighting(t)
+        )
+        return losses.mean()
+
+
+class CompiledObjective(nn.Module):
+    """The same loss; value and parameter gradients come from one compiled graph.
+
+    ``torch.compile`` cannot differentiate twice, and the score is a derivative already. So value and
+    gradient are traced together into one graph of elementary operators, which is compiled; autograd
+    then sees a single function whose derivative is known. It is traced for the first batch's shape.
+
+    Parameters
+    ----------
+    objective : DenoisingObjective
+        What to compile.
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+        self._graph: Callable[..., Sequence[Tensor]] | None = None
+
+    def forward(self, *arrays: Tensor) -> Tensor:
+        """Return the scalar loss of the arrays of a :class:`Batch`."""
+        parameters = tuple(self.objective.parameters())
+        if self._graph is None:
+            self._graph = self._compile(parameters, arrays)
+        loss: Tensor = _PrecomputedGradient.apply(self._graph, len(arrays), *arrays, *parameters)
+        return loss
+
+    def _compile(
+        self, parameters: tuple[Tensor, ...], arrays: tuple[Tensor, ...]
+    ) -> Callable[..., Sequence[Tensor]]:
+        names = [name for name, _ in self.objective.named_parameters()]
+
+        def value_and_gradient(arrays: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+            leaves = [value.detach().requires_grad_() for value in values]
+            state = dict(zip(names, leaves, strict=True))
+            loss = torch.func.functional_call(self.objective, state, tuple(arrays))
+            # Materialised: an additive constant of the energy has no gradient at all.
+            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            return [loss.detach(), *gradients]
+
+        detached = [p.detach() for p in parameters]
+        graph = make_fx(value_and_gradient)(list(arrays), detached)
+        compiled: Callable[..., Sequence[Tensor]] = torch.compile(graph)
+        return compiled
+
+
+class _PrecomputedGradient(torch.autograd.Function):
+    """Hand autograd a gradient that was computed together with the value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, graph: Callable[..., Sequence[Tensor]], n_arrays: int, *tensors: Tensor
+    ) -> Tensor:
+        arrays = list(tensors[:n_arrays])
+        parameters = [p.detach() for p in tensors[n_arrays:]]
+        loss, *gradients = graph(arrays, parameters)
+        ctx.n_arrays = n_arrays
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        # Plain `loss.backward()` passes 1; anything else scales the gradient.
+        gradients = [gradient * outer[0] for gradient in ctx.saved_tensors]
+        return (None, None, *([None] * ctx.n_arrays), *gradients)
+
+
+def choose_objective(objective: DenoisingObjective, *, backend: str) -> nn.Module:
+    """Return the objective for a backend: ``eager``, ``compiled``, or ``auto``.
+
+    ``auto`` compiles on CUDA, and on CPU where a C++ compiler is found; it says what it chose.
+    """
+    if backend == "auto":
+        compiler = torch.cuda.is_available() or shutil.which("g++") or shutil.which("clang++")
+        backend = "compiled" if compiler else "eager"
+        logger.info("training backend: %s", backend)
+    return CompiledObjective(objective) if backend == "compiled" else objective

@@ -1,0 +1,386 @@
+"""Training a network on one dataset: start, stop at any moment, resume to the same weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from openmm_scoremd._io import package_versions, sha256_of_file, write_run_record
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
+from openmm_scoremd.diffusion.weighting import TimeWeighting
+from openmm_scoremd.errors import CheckpointError, NumericalError
+from openmm_scoremd.geometry import distances
+from openmm_scoremd.models.factory import build_model
+from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.checkpoint import (
+    TrainingState,
+    gather_tensors,
+    load_checkpoint,
+    restore_tensors,
+    save_checkpoint,
+)
+from openmm_scoremd.training.config import TrainingConfig
+from openmm_scoremd.training.log import LogRow, TrainingLog
+from openmm_scoremd.training.objective import DenoisingObjective, choose_objective
+from openmm_scoremd.weights import ModelDescription, TrainedModel, save_weights
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+LOG = "log.csv"
+
+#: Frames that travel with the weights, to test exported models with.
+N_EXAMPLE_FRAMES = 4
+
+#: Called after every logged row with the row and the number of steps in all.
+Progress = Callable[[LogRow, int], None]
+
+
+class Trainer:
+    """One training run in one folder.
+
+    Files in the folder: ``checkpoint.safetensors`` while it runs; ``log.csv``; at the end
+    ``weights.safetensors`` (the averaged weights) and ``run.json``. Batches depend on seed and step
+    only, so a run killed at any moment and resumed gives, on one CPU, the weights of an
+    uninterrupted one bit by bit.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What to do.
+    folder : path-like
+        Where to put the files.
+    progress : callable, optional
+        Progress report.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset cannot be read.
+    ConfigurationError
+        If configuration and data do not fit.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config
+        self.folder = Path(folder)
+        self.progress = progress
+        self.dataset = load_dataset(config.data.path)
+        self.dataset_sha256 = sha256_of_file(config.data.path)
+        self.scale = config.data.scale or self.dataset.scale
+        self.fabric = Fabric(
+            accelerator=config.hardware.accelerator,
+            devices=config.hardware.devices,
+            precision=config.hardware.precision,
+        )
+        self.fabric.launch()
+        self._build()
+
+    @property
+    def n_steps(self) -> int:
+        """Number of optimiser steps of the whole run."""
+        return self.config.epochs * self.stream.steps_per_epoch
+
+    def start(self) -> Path:
+        """Train from the beginning.
+
+        Returns
+        -------
+        Path
+            The weights file.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder holds a run already.
+        NumericalError
+            If the loss is not finite.
+        """
+        if any((self.folder / name).exists() for name in (CHECKPOINT, WEIGHTS)):
+            raise CheckpointError(
+                f"{self.folder} holds a training run already; resume it, or use another folder"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self._run(first_step=0)
+
+    def resume(self) -> Path:
+        """Go on from the last checkpoint; a finished run is left as it is.
+
+        Returns
+        -------
+        Path
+            The weights file.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no checkpoint, or it is of another configuration or dataset.
+        NumericalError
+            If the loss is not finite.
+        """
+        state = load_checkpoint(self.folder / CHECKPOINT)
+        self._check_same_run(state)
+        restore_tensors(state.tensors, self.model, self.average, self.optimizer)
+        return self._run(first_step=state.step)
+
+    def _build(self) -> None:
+        config, dataset = self.config, self.dataset
+        with torch.random.fork_rng(), self.fabric.init_tensor():
+            # The only use of torch's global generator: module constructors know no other.
+            torch.manual_seed(config.seed)
+            self.model = build_model(
+                config.network, n_beads=dataset.n_beads, n_dims=dataset.n_dims
+            )
+        self.stream = self._batch_stream()
+        weighting = TimeWeighting(
+            config.loss.weight_start, config.loss.weight_end, config.loss.weight_midpoint
+        )
+        objective = DenoisingObjective(self.model, schedule=config.schedule, weighting=weighting)
+        self.model.to(self.fabric.device)
+        self.average = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema_decay)
+        )
+        optimizer = torch.optim.AdamW(
+            objective.parameters(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
+        )
+        chosen = choose_objective(objective, backend=config.hardware.backend)
+        self.objective: nn.Module
+        self.optimizer: torch.optim.Optimizer
+        self.objective, self.optimizer = self.fabric.setup(chosen, optimizer)
+
+    def _batch_stream(self) -> BatchStream:
+        config = self.config
+        training, _ = split_frames(
+            self.dataset.n_frames,
+            held_back_fraction=config.data.held_back_fraction,
+            seed=config.seed,
+        )
+        dtype = torch.float64 if config.hardware.precision == "64-true" else torch.float32
+        frames = torch.from_numpy(self.dataset.positions[training]) / self.scale
+        return BatchStream(
+            frames.to(device=self.fabric.device, dtype=dtype),
+            batch_size=config.batch_size,
+            t_min=config.loss.t_min,
+            t_max=config.loss.t_max,
+            augmentation=config.data.augmentation,
+            seed=config.seed,
+        )
+
+    def _run(self, *, first_step: int) -> Path:
+        log = TrainingLog(self.folder / LOG, last_step=first_step)
+        step = first_step
+        last_checkpoint = time.monotonic()
+        try:
+            while step < self.n_steps:
+                stop = min(step + self.config.log_steps, self.n_steps)
+                row = self._train_steps(step, stop)
+                step = stop
+                if self.fabric.is_global_zero:
+                    log.append(row)
+                if self.progress is not None:
+                    self.progress(row, self.n_steps)
+                if time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
+                    self._save_checkpoint(step)
+                    last_checkpoint = time.monotonic()
+        except KeyboardInterrupt:
+            # Weights may be in the middle of an interval; the last checkpoint is what counts.
+            logger.info("interrupted at step %d of %d; resume to go on", step, self.n_steps)
+            raise
+        self._save_checkpoint(step)
+        return self._finish(log)
+
+    def _train_steps(self, first: int, stop: int) -> LogRow:
+        """Do some steps without waiting for the device, then check that all losses are finite."""
+        began = time.perf_counter()
+        losses = torch.stack([self._train_step(step) for step in range(first, stop)])
+        finite = torch.isfinite(losses)
+        if not bool(finite.all()):
+            raise self._not_finite(first + int((~finite).nonzero()[0]))
+        return LogRow(
+            step=stop,
+            epoch=stop / self.stream.steps_per_epoch,
+            loss=float(losses.double().mean()),
+            learning_rate=self._learning_rate(stop - 1),
+            samples_per_second=(stop - first)
+            * self.config.batch_size
+            / (time.perf_counter() - began),
+        )
+
+    def _train_step(self, step: int) -> Tensor:
+        batch = self.stream.batch(step).part(self.fabric.global_rank, self.fabric.world_size)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        loss: Tensor = self.objective(batch.x0, batch.t, batch.noise)
+        self.fabric.backward(loss)
+        nn.utils.clip_grad_value_(self.model.parameters(), self.config.optimizer.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def _learning_rate(self, step: int) -> float:
+        first = self.config.optimizer.learning_rate
+        last = self.config.optimizer.final_learning_rate
+        return last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * step / self.n_steps))
+
+    def _not_finite(self, step: int) -> NumericalError:
+        t = self.stream.batch(step).t
+        checkpoint = self.folder / CHECKPOINT
+        remedy = (
+            f"the last good checkpoint is {checkpoint}"
+            if checkpoint.exists()
+            else "there is no checkpoint yet"
+        )
+        return NumericalError(
+            f"the loss is not finite at step {step} (diffusion times {float(t.min()):.3g} to "
+            f"{float(t.max()):.3g}); {remedy}. Lower optimizer.learning_rate or check the data"
+        )
+
+    def _save_checkpoint(self, step: int) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        state = TrainingState(
+            step=step,
+            config=self._config_record(),
+            dataset_sha256=self.dataset_sha256,
+            tensors=gather_tensors(self.model, self.average, self.optimizer),
+        )
+        save_checkpoint(state, self.folder / CHECKPOINT)
+
+    def _finish(self, log: TrainingLog) -> Path:
+        path = self.folder / WEIGHTS
+        if self.fabric.is_global_zero:
+            results = self._summary(log)
+            model = self.average.module.cpu().eval()
+            save_weights(TrainedModel(model, self._description(results)), path)
+            write_run_record(
+                self.folder,
+                arguments=self._config_record(),
+                seeds={"training": self.config.seed},
+                inputs={"dataset": self.config.data.path},
+                results=results,
+            )
+        self.fabric.barrier()
+        return path
+
+    def _summary(self, log: TrainingLog) -> dict[str, Any]:
+        seconds = sum(
+            (row.step - before) * self.config.batch_size / row.samples_per_second
+            for row, before in zip(log.rows, [0, *(r.step for r in log.rows)], strict=False)
+        )
+        return {
+            "steps": self.n_steps,
+            "frames_seen": self.n_steps * self.config.batch_size,
+            "training_frames": len(self.stream.frames),
+            "hours": round(seconds / 3600.0, 3),
+            "final_loss": log.rows[-1].loss,
+            "device": str(self.fabric.device),
+        }
+
+    def _description(self, results: dict[str, Any]) -> ModelDescription:
+        return ModelDescription(
+            title=self.config.title,
+            network=self.config.network,
+            schedule=self.config.schedule,
+            topology=self.dataset.topology,
+            n_dims=self.dataset.n_dims,
+            temperature=self.dataset.temperature,
+            scale=self.scale,
+            t_min=self.config.loss.t_min,
+            dataset_sha256=self.dataset_sha256,
+            example_positions=self.dataset.positions[:N_EXAMPLE_FRAMES].tolist(),
+            bond_ranges=_bond_ranges(self.dataset),
+            training={
+                "config": self._config_record(),
+                "results": results,
+                "versions": package_versions(),
+            },
+        )
+
+    def _config_record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        # The name of the file says nothing about its content, and folders are private.
+        record["data"]["path"] = Path(self.config.data.path).name
+        return record
+
+    def _check_same_run(self, state: TrainingState) -> None:
+        if state.dataset_sha256 != self.dataset_sha256:
+            raise CheckpointError(
+                f"{self.folder / CHECKPOINT} was made with another dataset than "
+                f"{self.config.data.path}; give the same file, or start in another folder"
+            )
+        changed = sorted(_changed_keys(dict(state.config), self._config_record()))
+        # Where and how often do not change what is computed.
+        changed = [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+        if changed:
+            raise CheckpointError(
+                f"{self.folder / CHECKPOINT} was made with another configuration; "
+                f"different: {', '.join(changed)}. Use the same, or start in another folder"
+            )
+
+
+#: Configuration entries that may differ between a run and its continuation.
+_FREE_ON_RESUME = ("title", "hardware.", "checkpoint_seconds", "log_steps", "data.path")
+
+
+def _changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> set[str]:
+    changed: set[str] = set()
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed |= _changed_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changed.add(f"{prefix}{key}")
+    return changed
+
+
+def _bond_ranges(dataset: CGDataset) -> list[tuple[float, float]]:
+    if not dataset.topology.bonds:
+        return []
+    lengths = distances(dataset.positions, dataset.topology.bonds)
+    shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
+    return [(float(low), float(high)) for low, high in zip(shortest, longest, strict=True)]
+
+
+def training_dataset(config: TrainingConfig) -> tuple[CGDataset, CGDataset | None]:
+    """Return the frames a configuration trains on and those it holds back.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Configuration of the run.
+
+    Returns
+    -------
+    training : CGDataset
+        Frames seen in training.
+    held_back : CGDataset or None
+        The others; None if there are none.
+    """
+    dataset = load_dataset(config.data.path)
+    training, held_back = split_frames(
+        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
+    )
+    return dataset.subset(training), dataset.subset(held_back) if len(held_back) else None

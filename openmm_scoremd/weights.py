@@ -1,0 +1,180 @@
+"""Trained networks as ``.safetensors``: weights, and in the header everything needed to use them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from safetensors import SafetensorError
+
+from openmm_scoremd._io import atomic_path
+from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.errors import ModelFileError, ScoreMDError
+from openmm_scoremd.models.base import ScoreModel
+from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.topology import BeadTopology
+
+SCHEMA_VERSION = 1
+_HEADER_KEY = "openmm_scoremd"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDescription:
+    """What a trained network is and what it was trained on.
+
+    Attributes
+    ----------
+    title : str
+        What the model is, for people.
+    network : NetworkConfig
+        Shape of the network.
+    schedule : VPSchedule
+        Noise schedule.
+    topology : BeadTopology
+        The beads.
+    n_dims : int
+        Dimensions of a bead's coordinates.
+    temperature : float
+        Temperature of the data in K.
+    scale : float
+        Length in nm of one standardised unit.
+    t_min : float
+        Smallest diffusion time seen in training.
+    dataset_sha256 : str
+        Hash of the dataset file.
+    example_positions : nested tuple of float, shape (frames, N, D), nm
+        A few frames of the data, to test exported models with.
+    bond_ranges : tuple of (float, float), nm
+        Shortest and longest length of every bond in the data.
+    training : dict
+        Configuration, steps, losses, versions: a record, never read back as settings.
+    """
+
+    title: str
+    network: NetworkConfig
+    schedule: VPSchedule
+    topology: BeadTopology
+    n_dims: int
+    temperature: float
+    scale: float
+    t_min: float
+    dataset_sha256: str
+    example_positions: Sequence[Sequence[Sequence[float]]]
+    bond_ranges: Sequence[tuple[float, float]]
+    training: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Return the description as JSON."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content["network"] = dataclasses.asdict(self.network)
+        content["schedule"] = dataclasses.asdict(self.schedule)
+        content["topology"] = self.topology.to_dict()
+        return json.dumps({"schema_version": SCHEMA_VERSION, **content}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelDescription:
+        """Read the output of :meth:`to_json`.
+
+        Raises
+        ------
+        ModelFileError
+            If it is of another schema version, or an entry is missing or wrong.
+        """
+        try:
+            content = json.loads(text)
+            version = content.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise ModelFileError(
+                    f"weights have schema version {version}; this package reads {SCHEMA_VERSION}"
+                )
+            network = content.pop("network")
+            for name in ("vocabularies", "widths"):
+                network[name] = tuple(network[name])
+            return cls(
+                network=NetworkConfig(**network),
+                schedule=VPSchedule(**content.pop("schedule")),
+                topology=BeadTopology.from_dict(content.pop("topology")),
+                **content,
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ModelFileError(f"the header does not describe a model ({error!r})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A network and its description.
+
+    Attributes
+    ----------
+    model : ScoreModel
+        Network, in evaluation mode.
+    description : ModelDescription
+        What it is and what it was trained on.
+    """
+
+    model: ScoreModel
+    description: ModelDescription
+
+
+def save_weights(trained: TrainedModel, path: str | os.PathLike[str]) -> None:
+    """Write weights and description to one ``.safetensors`` file, whole or not at all.
+
+    Parameters
+    ----------
+    trained : TrainedModel
+        Weights; the description goes into the header.
+    path : path-like
+        Destination.
+    """
+    state = trained.model.state_dict()
+    tensors = {name: value.detach().contiguous() for name, value in state.items()}
+    header = {_HEADER_KEY: trained.description.to_json()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
+
+
+def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
+    """Read a network written by :func:`save_weights`.
+
+    Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.safetensors`` file.
+
+    Returns
+    -------
+    TrainedModel
+        Network in the precision it was saved in, and its description.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, of another version, or its tensors do not fit.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{os.fspath(path)} is not a weights file ({error})") from error
+    if header is None:
+        raise ModelFileError(f"{os.fspath(path)} has no description; it was not written by us")
+    try:
+        description = ModelDescription.from_json(header)
+        model = build_model(
+            description.network,
+            n_beads=description.topology.n_beads,
+            n_dims=description.n_dims,
+        )
+        dtype = next(iter(tensors.values())).dtype
+        model.to(dtype).load_state_dict(tensors)
+    except (ScoreMDError, RuntimeError, StopIteration) as error:
+        raise ModelFileError(f"{os.fspath(path)}: {error}") from error
+    return TrainedModel(model.eval(), description)
