@@ -53,7 +53,7 @@ $(STAMP): FORCE
 endif
 
 $(STAMP): pyproject.toml setup.py
-	@sh -c "$$INSTALL"
+	@sh -c "$$MAKE_ENVIRONMENT"
 	@echo '$(INSTALLED_FOR)' > $@
 
 FORCE:
@@ -104,7 +104,7 @@ exit 1
 endef
 export FIND_PYTHON
 
-define INSTALL
+define MAKE_ENVIRONMENT
 set -eu
 start=$$(date +%s)
 fail() {
@@ -146,4 +146,4 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 Linux glibc 2.34 or newer (Debian 12, Ubuntu 22.04, RHEL 9). Run the same command again to go on."
 echo "Installed in $$(($$(date +%s) - start)) s."
 endef
-export INSTALL
+export MAKE_ENVIRONMENT

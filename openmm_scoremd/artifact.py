@@ -354,12 +354,9 @@ def _topology(value: Any, name: str) -> BeadTopology:
     if isinstance(value, BeadTopology):
         return value
     try:
-        topology = BeadTopology.from_dict(value)
-        topology.to_openmm()
-    # KeyError: an element that OpenMM does not know.
-    except (InvalidInputError, OverflowError, KeyError) as error:
+        return BeadTopology.from_dict(value)
+    except (InvalidInputError, OverflowError) as error:
         raise _checks.invalid(name, f"not usable ({error})", "a bead topology") from error
-    return topology
 
 
 def _self_test(value: Any, name: str) -> SelfTest:

@@ -22,7 +22,7 @@ class DatasetError(ScoreMDError, ValueError):
 
 
 class ModelFileError(ScoreMDError, ValueError):
-    """A weights file or an exported model is damaged, of another version, or fails its self-test."""
+    """Weights or an exported model are damaged, of another version, or fail their self-test."""
 
 
 class CheckpointError(ScoreMDError, ValueError):

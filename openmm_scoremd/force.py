@@ -31,11 +31,11 @@ import openmm
 import torch
 from numpy.typing import NDArray
 from openmm import unit
-from torch.jit import ScriptModule
 
 from openmm_scoremd.artifact import ModelArchive, read_archive
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.torchscript import (
+    ScriptModule,
     checked_device,
     energy_and_forces,
     load_archive,

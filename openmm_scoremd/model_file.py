@@ -14,16 +14,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 from torch import Tensor
-from torch.jit import ScriptModule
 
 from openmm_scoremd.artifact import ModelMetadata, read_archive
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
 from openmm_scoremd.force import Backend, CudaGraphs, create_force
-from openmm_scoremd.iid import SampledFrames, draw_frames
+from openmm_scoremd.iid import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.torchscript import energy_and_forces, load_archive
+from openmm_scoremd.torchscript import ScriptModule, checked_device, energy_and_forces, load_archive
 from openmm_scoremd.units import FloatOrQuantity, thermal_energy, to_kelvin
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
@@ -51,8 +50,8 @@ class ScoreModelFile:
     sha256 : str, optional
         Expected SHA-256 of the file.
     device : str
-        Where :meth:`sample`, :meth:`potential_energy` and :meth:`forces` compute. Simulations run
-        where OpenMM runs.
+        "cpu" or "cuda": where :meth:`sample`, :meth:`potential_energy` and :meth:`forces` compute.
+        Simulations run where OpenMM runs.
 
     Attributes
     ----------
@@ -85,8 +84,8 @@ class ScoreModelFile:
         self.path = self._archive.path
         self.sha256 = self._archive.sha256
         self.metadata: ModelMetadata = self._archive.metadata
-        self._device = torch.device(device)
-        self._module: ScriptModule = load_archive(self._archive, device=device)
+        self._device = checked_device(device)
+        self._module: ScriptModule = load_archive(self._archive, device=self._device)
         self._run_self_test()
 
     @property
@@ -242,11 +241,12 @@ class ScoreModelFile:
         n: int,
         *,
         seed: int,
-        n_steps: int = 1000,
+        solver: Solver = "dpm-solver",
+        n_steps: int | None = None,
         batch_size: int = 1000,
         progress: Progress | None = None,
     ) -> FloatArray:
-        """Draw independent frames by reverse diffusion; :meth:`draw` also counts the redrawn ones.
+        """Draw independent frames by reverse diffusion.
 
         Parameters
         ----------
@@ -254,12 +254,15 @@ class ScoreModelFile:
             Number of frames.
         seed : int
             Seed of the noise. The same seed, ``n``, ``batch_size`` and device give the same frames.
-        n_steps : int
-            Steps of the reverse diffusion.
+        solver : {"dpm-solver", "euler-maruyama"}
+            How the reverse process is integrated; the second is the published one.
+        n_steps : int, optional
+            Score evaluations per frame; 100 for ``dpm-solver`` and 1000 for ``euler-maruyama`` if
+            not given.
         batch_size : int
             Frames drawn together.
         progress : callable, optional
-            Called as ``progress(steps_done, steps_in_all)`` within every batch.
+            Called as ``progress(frame_steps_done, frame_steps_in_all)``.
 
         Returns
         -------
@@ -269,28 +272,16 @@ class ScoreModelFile:
         Raises
         ------
         InvalidInputError
-            If a number is out of range.
+            If a number is out of range or the solver unknown.
         NumericalError
-            If frames are not finite, or if too many have bonds never seen in training.
+            If frames are not finite.
         """
-        frames = self.draw(n, seed=seed, n_steps=n_steps, batch_size=batch_size, progress=progress)
-        return frames.positions
-
-    def draw(
-        self,
-        n: int,
-        *,
-        seed: int,
-        n_steps: int = 1000,
-        batch_size: int = 1000,
-        progress: Progress | None = None,
-    ) -> SampledFrames:
-        """As :meth:`sample`, with the number of frames that had to be drawn again."""
         return draw_frames(
             self.score_fn,
             self.metadata,
             n,
             generator=torch.Generator(self._device).manual_seed(seed),
+            solver=solver,
             n_steps=n_steps,
             batch_size=batch_size,
             progress=progress,

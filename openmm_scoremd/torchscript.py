@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.jit import ScriptModule
+from torch.jit import ScriptModule as ScriptModule  # the one place others take it from
 
 from openmm_scoremd._io import atomic_path
 from openmm_scoremd.artifact import METADATA_ENTRY, ModelArchive, read_archive

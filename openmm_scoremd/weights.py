@@ -1,4 +1,4 @@
-"""Trained networks as ``.safetensors``: weights, and in the header everything needed to use them."""
+"""Trained networks as ``.safetensors``: weights, and a header with all it takes to use them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import safetensors
-import safetensors.torch
-from safetensors import SafetensorError
-
-from openmm_scoremd._io import atomic_path
+from openmm_scoremd._tensors import read_tensors, write_tensors
 from openmm_scoremd.diffusion.schedule import VPSchedule
-from openmm_scoremd.errors import ModelFileError, ScoreMDError
+from openmm_scoremd.errors import InvalidInputError, ModelFileError, ScoreMDError
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.topology import BeadTopology
@@ -70,11 +66,7 @@ class ModelDescription:
 
     def to_json(self) -> str:
         """Return the description as JSON."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        content["network"] = dataclasses.asdict(self.network)
-        content["schedule"] = dataclasses.asdict(self.schedule)
-        content["topology"] = self.topology.to_dict()
-        return json.dumps({"schema_version": SCHEMA_VERSION, **content}, sort_keys=True)
+        return json.dumps(self._to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelDescription:
@@ -87,22 +79,39 @@ class ModelDescription:
         """
         try:
             content = json.loads(text)
-            version = content.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise ModelFileError(
-                    f"weights have schema version {version}; this package reads {SCHEMA_VERSION}"
-                )
-            network = content.pop("network")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ModelFileError(f"the header is not JSON ({error})") from error
+        return cls._from_dict(content)
+
+    def _to_dict(self) -> dict[str, Any]:
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content["network"] = dataclasses.asdict(self.network)
+        content["schedule"] = dataclasses.asdict(self.schedule)
+        content["topology"] = self.topology.to_dict()
+        return {"schema_version": SCHEMA_VERSION, **content}
+
+    @classmethod
+    def _from_dict(cls, header: Mapping[str, Any]) -> ModelDescription:
+        version = header.get("schema_version") if isinstance(header, Mapping) else None
+        if version != SCHEMA_VERSION:
+            raise ModelFileError(
+                f"the weights have schema version {version}; this package reads {SCHEMA_VERSION}"
+            )
+        try:
+            content = dict(header)
+            del content["schema_version"]
+            network = dict(content.pop("network"))
             for name in ("vocabularies", "widths"):
                 network[name] = tuple(network[name])
-            return cls(
+            description = cls(
                 network=NetworkConfig(**network),
                 schedule=VPSchedule(**content.pop("schedule")),
                 topology=BeadTopology.from_dict(content.pop("topology")),
                 **content,
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise ModelFileError(f"the header does not describe a model ({error!r})") from error
+        return description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +142,7 @@ def save_weights(trained: TrainedModel, path: str | os.PathLike[str]) -> None:
     """
     state = trained.model.state_dict()
     tensors = {name: value.detach().contiguous() for name, value in state.items()}
-    header = {_HEADER_KEY: trained.description.to_json()}
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=header)
+    write_tensors(path, tensors, key=_HEADER_KEY, header=trained.description._to_dict())
 
 
 def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
@@ -159,22 +166,20 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
         If the file is missing, damaged, of another version, or its tensors do not fit.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{os.fspath(path)} is not a weights file ({error})") from error
-    if header is None:
-        raise ModelFileError(f"{os.fspath(path)} has no description; it was not written by us")
+        header, tensors = read_tensors(path, key=_HEADER_KEY)
+    except InvalidInputError as error:
+        raise ModelFileError(f"{os.fspath(path)} is not a weights file: {error}") from error
     try:
-        description = ModelDescription.from_json(header)
+        description = ModelDescription._from_dict(header)
         model = build_model(
             description.network,
             n_beads=description.topology.n_beads,
             n_dims=description.n_dims,
+            schedule=description.schedule,
         )
         dtype = next(iter(tensors.values())).dtype
         model.to(dtype).load_state_dict(tensors)
-    except (ScoreMDError, RuntimeError, StopIteration) as error:
+    # Sizes and types of a damaged header fail in the constructors of the layers.
+    except (ScoreMDError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise ModelFileError(f"{os.fspath(path)}: {error}") from error
     return TrainedModel(model.eval(), description)

@@ -374,7 +374,7 @@ def _thinned(values: ArrayLike, name: str, resampling: Resampling, *, trailing: 
 
 def _in_units(values: FloatArray) -> FloatArray:
     """Return what the bootstrap resamples on the first axis: frames, replicas or blocks."""
-    if values.ndim == 2 or len(values) >= MIN_UNITS:
+    if values.ndim == 2:
         return values
     n_blocks = -(-MIN_UNITS // len(values))
     return split_blocks(values, n_blocks=min(n_blocks, values.shape[1]))

@@ -32,9 +32,11 @@ def sample_reverse_sde(
     .. math:: x \leftarrow x + \left[\tfrac12 \beta x + \beta\, s(x, t)\right] \Delta t
               + \sqrt{\beta \Delta t}\, \xi
 
-    on uniform times from 1 to ``t_min``. The public code evaluates 1000 times and adds noise after
-    the last evaluation, too, which widens bond lengths by 1 % of the data's standard deviation;
-    here the last step ends at ``t_min`` without noise.
+    at times :math:`t_i = t_\mathrm{min} + (1 - t_\mathrm{min}) (1 - i/n)^2`, without noise in the
+    last step. The public code takes uniform times, which resolve nothing narrower than
+    :math:`\sigma(1/n)`: of a bond whose spread is 0.02 of the data's, 1000 of its steps get the
+    variance wrong by 15 %, too large with noise in the last step and too small without. Quadratic
+    times get it right to 2 %.
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ def sample_reverse_sde(
     InvalidInputError
         If ``n_steps`` or ``t_min`` is out of range.
     """
-    times = torch.linspace(1.0, t_min, _checked_steps(n_steps, t_min) + 1, dtype=torch.float64)
+    fractions = torch.linspace(1.0, 0.0, _checked_steps(n_steps, t_min) + 1, dtype=torch.float64)
+    times = t_min + (1.0 - t_min) * fractions.square()
     x = _prior(shape, generator, dtype, project)
     for i in range(n_steps):
         t = times[i].to(x)
@@ -96,17 +99,17 @@ def sample_dpm_solver(
 ) -> Tensor:
     r"""Draw samples with the second-order multistep SDE solver of Lu et al. (arXiv 2211.01095).
 
-    Steps are uniform in :math:`\lambda = \log(\alpha / \sigma)`, where the reverse process is solved
-    exactly except for the change of the predicted data :math:`\hat x_0 = (x + \sigma^2 s) / \alpha`
-    within a step, which is extrapolated from the step before. With :math:`h` the step in
-    :math:`\lambda`:
+    Steps are uniform in :math:`\lambda = \log(\alpha / \sigma)`, where the reverse process is
+    solved exactly except for the change of the predicted data
+    :math:`\hat x_0 = (x + \sigma^2 s) / \alpha` within a step, which is extrapolated from the
+    step before. With :math:`h` the step in :math:`\lambda`:
 
     .. math:: x \leftarrow \frac{\sigma'}{\sigma} e^{-h} x + \alpha' (1 - e^{-2h})
-              \left[\hat x_0 + \frac{h}{2 h_\mathrm{prev}} (\hat x_0 - \hat x_0^\mathrm{prev})\right]
+              \left[\hat x_0 + \tfrac12 (\hat x_0 - \hat x_0^\mathrm{prev})\right]
               + \sigma' \sqrt{1 - e^{-2h}}\, \xi
 
-    The final value is the predicted data at ``t_min``. Parameters, return value and errors are those
-    of :func:`sample_reverse_sde`.
+    The final value is the predicted data at ``t_min``. Parameters, return value and errors are
+    those of :func:`sample_reverse_sde`.
     """
     ends = torch.tensor([1.0, t_min], dtype=torch.float64)
     first, last = schedule.log_signal_to_noise(ends).tolist()
@@ -152,7 +155,5 @@ def _prior(
     return x if project is None else project(x)
 
 
-def _normal(
-    shape: tuple[int, int, int], generator: torch.Generator, dtype: torch.dtype
-) -> Tensor:
+def _normal(shape: tuple[int, int, int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)

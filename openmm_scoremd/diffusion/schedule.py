@@ -59,7 +59,7 @@ class VPSchedule:
         return torch.exp(-0.5 * self.integrated_beta(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in the noised sample."""
+        """Return the standard deviation of the noise in the noised sample."""
         return torch.sqrt(-torch.expm1(-self.integrated_beta(t)))
 
     def log_signal_to_noise(self, t: Tensor) -> Tensor:
@@ -68,7 +68,10 @@ class VPSchedule:
 
     def time_of_log_signal_to_noise(self, value: Tensor) -> Tensor:
         """Invert :meth:`log_signal_to_noise`."""
-        integral = torch.nn.functional.softplus(-2.0 * value)
+        return self.time_of_integrated_beta(torch.nn.functional.softplus(-2.0 * value))
+
+    def time_of_integrated_beta(self, integral: Tensor) -> Tensor:
+        """Invert :meth:`integrated_beta`."""
         slope = self.beta_max - self.beta_min
         # The other form of the quadratic formula: no cancellation at small t, right for slope 0.
         root = torch.sqrt(self.beta_min**2 + 2.0 * slope * integral)

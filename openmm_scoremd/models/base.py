@@ -27,9 +27,7 @@ class ScoreModel(nn.Module, ABC):
         If not ``0 <= t_min < t_max <= 1``.
     """
 
-    def __init__(
-        self, *, n_beads: int | None, n_dims: int, t_min: float, t_max: float
-    ) -> None:
+    def __init__(self, *, n_beads: int | None, n_dims: int, t_min: float, t_max: float) -> None:
         super().__init__()
         if not 0.0 <= t_min < t_max <= 1.0:
             raise InvalidInputError(
@@ -85,7 +83,7 @@ class EnergyModel(ScoreModel):
         Both can be differentiated with respect to parameters and ``x`` where gradients are enabled.
         """
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
             x = x if x.requires_grad else x.detach().requires_grad_(True)
             energy = self.energy(x, t, features)
             (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=differentiable)

@@ -5,35 +5,60 @@ import math
 import torch
 from torch import Tensor, nn
 
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
 
 #: Published networks get features of the time relative to their range only if it starts above this.
 RELATIVE_TIME_THRESHOLD = 1e-6
 
 
+class NoiseLevel(nn.Module):
+    r"""Noise level :math:`\sqrt{\sigma(t)^2 + s_0^2}`, smooth and positive down to ``t = 0``.
+
+    Parameters
+    ----------
+    schedule : VPSchedule
+        Noise schedule.
+    floor : float
+        :math:`s_0` in standardised units; a fraction of the narrowest feature of the data.
+    """
+
+    def __init__(self, *, schedule: VPSchedule, floor: float) -> None:
+        super().__init__()
+        self.beta_min = schedule.beta_min
+        self.beta_max = schedule.beta_max
+        self.floor = floor
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return the noise level at times ``t``, shape as given."""
+        # VPSchedule.sigma once more, because TorchScript cannot compile a dataclass's methods.
+        integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
+        return torch.sqrt(self.floor**2 - torch.expm1(-integral))
+
+
 class TimeEmbedding(nn.Module):
     r"""Features of diffusion time, clipped to the network's range :math:`[t_0, t_1]`.
 
-    :math:`t - (t_1 - t_0)/2,\ \cos 2\pi t,\ \sin 2\pi t,\ -\cos 4\pi t`, and for ranges that start
-    above zero the same three waves of :math:`\tau = (t - t_0)/(t_1 - t_0)`
-    (public code of arXiv 2506.17139).
+    Published: :math:`t - (t_1 - t_0)/2,\ \cos 2\pi t,\ \sin 2\pi t,\ -\cos 4\pi t`, and for ranges
+    that start above zero the same three waves of :math:`\tau = (t - t_0)/(t_1 - t_0)` (public code
+    of arXiv 2506.17139). These hardly change where bond lengths are resolved (t below 0.003), so
+    with a noise level given, waves of its logarithm are added.
 
     Parameters
     ----------
     t_min, t_max : float
         Range of diffusion times.
+    noise_level : NoiseLevel or None
+        Adds features of the logarithm of the noise level.
     """
 
-    def __init__(self, *, t_min: float, t_max: float) -> None:
+    def __init__(self, *, t_min: float, t_max: float, noise_level: NoiseLevel | None) -> None:
         super().__init__()
         self.t_min = t_min
         self.t_max = t_max
         self.relative = t_min >= RELATIVE_TIME_THRESHOLD
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return 7 if self.relative else 4
+        self.noise_level = noise_level
+        self.n_features = (7 if self.relative else 4) + (0 if noise_level is None else 7)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return features (B, n_features) of times (B,)."""
@@ -42,6 +67,13 @@ class TimeEmbedding(nn.Module):
         features.extend(_waves(t))
         if self.relative:
             features.extend(_waves((t - self.t_min) / (self.t_max - self.t_min)))
+        if self.noise_level is not None:
+            # 0 at unit noise, 1 at the floor.
+            depth = torch.log(self.noise_level(t)) / math.log(self.noise_level.floor)
+            features.append(depth - 0.5)
+            for frequency in (0.5, 1.0, 2.0):
+                angle = 2.0 * math.pi * frequency * depth
+                features.extend([torch.cos(angle), torch.sin(angle)])
         return torch.stack(features, dim=-1)
 
 
@@ -58,6 +90,8 @@ class BeadIndexEmbedding(nn.Module):
     n_beads : int
         Number of beads.
     """
+
+    identity: Tensor
 
     def __init__(self, *, n_beads: int) -> None:
         super().__init__()
@@ -82,10 +116,11 @@ class BeadTypeEmbedding(nn.Module):
 
     def __init__(self, *, vocabularies: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(size, width) for size in vocabularies)
-        self.n_features = width * len(vocabularies)
-        for table in self.tables:
+        tables = [nn.Embedding(size, width) for size in vocabularies]
+        for table in tables:
             nn.init.normal_(table.weight, std=width**-0.5)
+        self.tables = nn.ModuleList(tables)
+        self.n_features = width * len(vocabularies)
 
     def forward(self, features: Tensor | None) -> Tensor:
         """Return (..., N, n_features) of bead features (..., N, F)."""

@@ -51,6 +51,8 @@ class ExportedModel(nn.Module):
         """Return the potential energy, kJ/mol, of positions (M, 3), nm."""
         if self.particle_indices.numel() > 0:
             positions = positions.index_select(0, self.particle_indices)
+        if positions.shape[0] % self.n_beads != 0:
+            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
         frames = positions.reshape(-1, self.n_beads, 3)[:, :, : self.n_dims]
         if self.centred:
             # Before rounding to the network's precision: replicas may have diffused far away.
@@ -58,7 +60,8 @@ class ExportedModel(nn.Module):
         energies = self.force_energy((frames * self.inverse_scale).to(self.dtype))
         # Thousands of replicas are summed in double precision.
         total = self.thermal_energy * energies.to(torch.float64).sum()
-        return total.to(positions.dtype)
+        energy: Tensor = total.to(positions.dtype)
+        return energy
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Literal, TypeAlias
 
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
+from openmm_scoremd.models.embedding import NoiseLevel
 from openmm_scoremd.models.graph_transformer import (
     GraphTransformer,
     GraphTransformerEnergy,
@@ -14,6 +16,9 @@ from openmm_scoremd.models.mlp import MLP, MLPEnergy, MLPScore
 
 #: ``conservative``: the score is the gradient of an energy; ``direct``: the network's output.
 Output: TypeAlias = Literal["conservative", "direct"]
+
+
+PUBLISHED_SCHEDULE = VPSchedule()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,10 @@ class NetworkConfig:
         Width of each bead feature's embedding.
     widths : tuple of int
         Hidden widths of a multilayer perceptron.
+    noise_floor : float or None
+        Conditions the network on the noise level (see ``NoiseLevel``): time features of its
+        logarithm, outputs divided by it, down to this floor in standardised units. None for the
+        published form, which takes far longer to resolve bond lengths.
 
     Raises
     ------
@@ -54,6 +63,7 @@ class NetworkConfig:
     vocabularies: tuple[int, ...] = ()
     feature_width: int = 16
     widths: tuple[int, ...] = (92, 92, 92)
+    noise_floor: float | None = None
 
     def __post_init__(self) -> None:
         _require_one_of("kind", self.kind, ("graph-transformer", "mlp"))
@@ -65,6 +75,11 @@ class NetworkConfig:
         for name in ("width", "layers", "heads", "head_width", "feature_width"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"network {name} is {getattr(self, name)}; at least 1")
+        if self.noise_floor is not None and not 0.0 < self.noise_floor < 1.0:
+            raise ConfigurationError(
+                f"network noise_floor is {self.noise_floor}; it must lie between 0 and 1, "
+                "or be null"
+            )
         for name in ("vocabularies", "widths"):
             if any(size < 1 for size in getattr(self, name)):
                 raise ConfigurationError(
@@ -72,7 +87,13 @@ class NetworkConfig:
                 )
 
 
-def build_model(config: NetworkConfig, *, n_beads: int | None, n_dims: int) -> ScoreModel:
+def build_model(
+    config: NetworkConfig,
+    *,
+    n_beads: int | None,
+    n_dims: int,
+    schedule: VPSchedule = PUBLISHED_SCHEDULE,
+) -> ScoreModel:
     """Build a network with fresh parameters.
 
     Parameters
@@ -83,6 +104,8 @@ def build_model(config: NetworkConfig, *, n_beads: int | None, n_dims: int) -> S
         Number of beads; None for any, possible with vocabularies and a conservative output only.
     n_dims : int
         Dimensions of a bead's coordinates.
+    schedule : VPSchedule
+        Noise schedule, for networks conditioned on the noise level.
 
     Returns
     -------
@@ -94,10 +117,15 @@ def build_model(config: NetworkConfig, *, n_beads: int | None, n_dims: int) -> S
     ConfigurationError
         If the family cannot treat such samples.
     """
+    noise_level = (
+        None
+        if config.noise_floor is None
+        else NoiseLevel(schedule=schedule, floor=config.noise_floor)
+    )
     if config.kind == "mlp":
         if n_beads is None:
             raise ConfigurationError("a multilayer perceptron needs a fixed number of beads")
-        return _build_mlp(config, n_beads=n_beads, n_dims=n_dims)
+        return _build_mlp(config, noise_level, n_beads=n_beads, n_dims=n_dims)
     if n_dims != 3:
         raise ConfigurationError(
             f"a graph transformer needs 3 dimensions and the data has {n_dims}; use kind: mlp"
@@ -112,6 +140,7 @@ def build_model(config: NetworkConfig, *, n_beads: int | None, n_dims: int) -> S
         feature_width=config.feature_width,
         t_min=config.t_min,
         t_max=config.t_max,
+        noise_level=noise_level,
     )
     if config.output == "conservative":
         return GraphTransformerEnergy(network)
@@ -134,7 +163,9 @@ def require_energy_model(model: ScoreModel) -> EnergyModel:
     return model
 
 
-def _build_mlp(config: NetworkConfig, *, n_beads: int, n_dims: int) -> ScoreModel:
+def _build_mlp(
+    config: NetworkConfig, noise_level: NoiseLevel | None, *, n_beads: int, n_dims: int
+) -> ScoreModel:
     network = MLP(
         n_beads=n_beads,
         n_dims=n_dims,
@@ -142,6 +173,7 @@ def _build_mlp(config: NetworkConfig, *, n_beads: int, n_dims: int) -> ScoreMode
         widths=config.widths,
         t_min=config.t_min,
         t_max=config.t_max,
+        noise_level=noise_level,
     )
     return MLPEnergy(network) if config.output == "conservative" else MLPScore(network)
 

@@ -1,6 +1,7 @@
 """A conservative graph transformer at one diffusion time, with everything constant folded in.
 
-At fixed time and fixed beads only the coordinates vary. Written for :class:`GraphTransformerEnergy`:
+At fixed time and fixed beads only the coordinates vary. Written for
+:class:`GraphTransformerEnergy`:
 
 - node embeddings before the first layer are constants, and so are its queries, keys and values;
   its output projection applied to the constant values is one small matrix;
@@ -9,8 +10,11 @@ At fixed time and fixed beads only the coordinates vary. Written for :class:`Gra
 - the output projection applied to the edge term is one matrix with three columns per head;
 - a gate's linear map on [new, old, new - old] is two vectors.
 
-Folding is done in float64; the result is the same function (see ``tests/unit/models/test_folded.py``).
+The result is the same function. Products of weights are rounded only once if the network is given
+in float64 and the result is brought to float32.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +33,9 @@ from openmm_scoremd.models.graph_transformer import (
 class FoldedGate(nn.Module):
     """:class:`GatedResidual` with two vectors instead of three."""
 
+    of_new: Tensor
+    of_old: Tensor
+
     def __init__(self, gate: GatedResidual) -> None:
         super().__init__()
         of_new, of_old, of_difference = gate.gate.weight[0].chunk(3)
@@ -44,11 +51,16 @@ class FoldedGate(nn.Module):
 class FoldedFeedForward(nn.Module):
     """Normalisation, feed-forward block and gate of one layer."""
 
+    first_weight: Tensor
+    first_bias: Tensor
+    second_weight: Tensor
+    second_bias: Tensor
+
     def __init__(self, layer: TransformerLayer) -> None:
         super().__init__()
         self.width = layer.feed_forward_norm.normalized_shape[0]
         self.epsilon = LAYER_NORM_EPSILON
-        first, second = layer.feed_forward[0], layer.feed_forward[2]
+        first, second = (cast(nn.Linear, layer.feed_forward[i]) for i in (0, 2))
         weight, bias = _fold_norm(layer.feed_forward_norm, first)
         self.register_buffer("first_weight", weight)
         self.register_buffer("first_bias", bias)
@@ -61,11 +73,19 @@ class FoldedFeedForward(nn.Module):
         hidden = functional.layer_norm(nodes, [self.width], eps=self.epsilon)
         hidden = functional.linear(hidden, self.first_weight, self.first_bias)
         hidden = functional.gelu(hidden, approximate="tanh")
-        return self.gate(functional.linear(hidden, self.second_weight, self.second_bias), nodes)
+        new = functional.linear(hidden, self.second_weight, self.second_bias)
+        blended: Tensor = self.gate(new, nodes)
+        return blended
 
 
 class FoldedFirstAttention(nn.Module):
     """Attention of the first layer, whose queries, keys and values are constants."""
+
+    logits: Tensor
+    edge_query: Tensor
+    mix: Tensor
+    bias: Tensor
+    nodes: Tensor
 
     def __init__(self, layer: TransformerLayer, nodes: Tensor, edge: nn.Linear) -> None:
         super().__init__()
@@ -94,11 +114,17 @@ class FoldedFirstAttention(nn.Module):
         attention = torch.softmax(logits, dim=-1)  # (B, heads, N, N)
         both = torch.cat([attention, attention @ x - x], dim=-1)  # (B, heads, N, N + 3)
         both = both.transpose(1, 2).reshape(batch, n_beads, self.heads * (n_beads + 3))
-        return self.gate(both @ self.mix + self.bias, self.nodes)
+        blended: Tensor = self.gate(both @ self.mix + self.bias, self.nodes)
+        return blended
 
 
 class FoldedAttention(nn.Module):
     """Attention of a later layer."""
+
+    projection: Tensor
+    projection_bias: Tensor
+    output: Tensor
+    bias: Tensor
 
     def __init__(self, layer: TransformerLayer, edge: nn.Linear) -> None:
         super().__init__()
@@ -142,7 +168,8 @@ class FoldedAttention(nn.Module):
         mixed = (attention @ value).transpose(1, 2).reshape(batch, n_beads, inner)
         moved = (attention @ x - x).transpose(1, 2).reshape(batch, n_beads, 3 * self.heads)
         new = functional.linear(torch.cat([mixed, moved], dim=-1), self.output, self.bias)
-        return self.gate(new, nodes)
+        blended: Tensor = self.gate(new, nodes)
+        return blended
 
     def _by_head(self, flat: Tensor, width: int) -> Tensor:
         return flat.view(flat.shape[0], flat.shape[1], self.heads, width).transpose(1, 2)
@@ -161,35 +188,41 @@ class FoldedGraphTransformer(nn.Module):
         Bead features of the molecule.
     """
 
+    decoder: Tensor
+    decoder_bias: Tensor
+
     def __init__(
         self, model: GraphTransformerEnergy, *, t: float, features: Tensor | None = None
     ) -> None:
         super().__init__()
         with torch.no_grad():
             network = model.network
-            first = network.layers[0]
+            first, *later = (cast(TransformerLayer, layer) for layer in network.layers)
             nodes = _initial_nodes(network, t, features)
             self.first_attention = FoldedFirstAttention(first, nodes, network.edge)
             self.first_feed_forward = FoldedFeedForward(first)
-            later = list(network.layers)[1:]
             self.attentions = nn.ModuleList(FoldedAttention(v, network.edge) for v in later)
             self.feed_forwards = nn.ModuleList(FoldedFeedForward(v) for v in later)
-            self.register_buffer("decoder", model.decoder.weight[0].clone())
-            self.register_buffer("decoder_bias", model.decoder.bias[0] * len(nodes))
+            unit = network.output_unit(torch.tensor([t], dtype=nodes.dtype))
+            self.register_buffer("decoder", model.decoder.weight[0] / unit)
+            self.register_buffer("decoder_bias", model.decoder.bias[0] * len(nodes) / unit[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return reduced energies (B,) of centred, standardised coordinates (B, N, 3)."""
         nodes = self.first_feed_forward(self.first_attention(x))
-        for attention, feed_forward in zip(self.attentions, self.feed_forwards):
+        for attention, feed_forward in zip(self.attentions, self.feed_forwards):  # noqa: B905
+            # TorchScript's zip knows no `strict`.
             nodes = feed_forward(attention(nodes, x))
-        return nodes.sum(dim=1) @ self.decoder + self.decoder_bias
+        energies: Tensor = nodes.sum(dim=1) @ self.decoder + self.decoder_bias
+        return energies
 
 
 def _initial_nodes(network: GraphTransformer, t: float, features: Tensor | None) -> Tensor:
     weight = network.node.weight
     time = network.time_embedding(torch.tensor([t], dtype=weight.dtype))
     beads = network.bead_embedding(features)
-    return network.node(torch.cat([beads, time.expand(len(beads), -1)], dim=-1))  # (N, width)
+    nodes: Tensor = network.node(torch.cat([beads, time.expand(len(beads), -1)], dim=-1))
+    return nodes  # (N, width)
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Graph transformer with factorised edges.
 
-The published network embeds every displacement ``d_ij = x_j - x_i`` and adds one projection of it to
-keys and values. The embedding is affine and never updated, so with ``A`` the product of both
+The published network embeds every displacement ``d_ij = x_j - x_i`` and adds one projection of it
+to keys and values. The embedding is affine and never updated, so with ``A`` the product of both
 projections and ``c`` their bias
 
     logits_ij = q_i . (k_j + A d_ij + c) = q_i . k_j + (A^T q_i) . x_j + (terms without j)
@@ -14,11 +14,12 @@ size beads x beads x width exists.
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
 from openmm_scoremd.models.embedding import (
     BeadIndexEmbedding,
     BeadTypeEmbedding,
+    NoiseLevel,
     TimeEmbedding,
     initialise_linear,
 )
@@ -84,7 +85,8 @@ class EdgeAttention(nn.Module):
         attention = torch.softmax(logits * self.head_width**-0.5, dim=-1)  # (B, heads, N, N)
         moved = (attention @ x - x) @ to_edge.transpose(-1, -2)
         out = attention @ value + moved + offset
-        return self.output(out.transpose(1, 2).reshape(batch, n_beads, -1))
+        projected: Tensor = self.output(out.transpose(1, 2).reshape(batch, n_beads, -1))
+        return projected
 
 
 class TransformerLayer(nn.Module):
@@ -108,7 +110,9 @@ class TransformerLayer(nn.Module):
         """Return updated bead embeddings (B, N, width); arguments as in :class:`EdgeAttention`."""
         new = self.attention(self.attention_norm(nodes), x, edge_weight, edge_bias)
         nodes = self.attention_gate(new, nodes)
-        return self.feed_forward_gate(self.feed_forward(self.feed_forward_norm(nodes)), nodes)
+        new = self.feed_forward(self.feed_forward_norm(nodes))
+        blended: Tensor = self.feed_forward_gate(new, nodes)
+        return blended
 
 
 class GraphTransformer(nn.Module):
@@ -126,6 +130,9 @@ class GraphTransformer(nn.Module):
         Width of each bead feature's embedding.
     t_min, t_max : float
         Range of diffusion times.
+    noise_level : NoiseLevel or None
+        For better conditioning: time features of its logarithm, and outputs divided by it. None for
+        the published form.
     """
 
     def __init__(
@@ -140,13 +147,15 @@ class GraphTransformer(nn.Module):
         feature_width: int,
         t_min: float,
         t_max: float,
+        noise_level: NoiseLevel | None = None,
     ) -> None:
         super().__init__()
         self.n_beads = n_beads
         self.width = width
         self.t_min = t_min
         self.t_max = t_max
-        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max)
+        self.noise_level = noise_level
+        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max, noise_level=noise_level)
         self.bead_embedding = _bead_embedding(n_beads, vocabularies, feature_width)
         n_bead_features = int(self.bead_embedding.n_features)
         self.node = nn.Linear(n_bead_features + self.time_embedding.n_features, width)
@@ -164,13 +173,18 @@ class GraphTransformer(nn.Module):
         n_bead_features = beads.shape[-1]
         # One product for the beads and one for the time, instead of one for every pair of them.
         of_beads = nn.functional.linear(beads, self.node.weight[:, :n_bead_features])
-        of_time = nn.functional.linear(
-            time, self.node.weight[:, n_bead_features:], self.node.bias
-        )
+        of_time = nn.functional.linear(time, self.node.weight[:, n_bead_features:], self.node.bias)
         nodes = of_beads + of_time.unsqueeze(1)
         for layer in self.layers:
             nodes = layer(nodes, x, self.edge.weight, self.edge.bias)
         return nodes
+
+    def output_unit(self, t: Tensor) -> Tensor:
+        """Return what outputs are to be divided by at times ``t`` (B,)."""
+        if self.noise_level is None:
+            return torch.ones_like(t)
+        level: Tensor = self.noise_level(t.clamp(self.t_min, self.t_max))
+        return level
 
 
 class GraphTransformerEnergy(EnergyModel):
@@ -194,7 +208,8 @@ class GraphTransformerEnergy(EnergyModel):
 
     def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the reduced energy, shape (B,)."""
-        return self.decoder(self.network(x, t, features)).sum(dim=(1, 2))
+        energy: Tensor = self.decoder(self.network(x, t, features)).sum(dim=(1, 2))
+        return energy / self.network.output_unit(t)
 
 
 class GraphTransformerScore(ScoreModel):
@@ -221,7 +236,8 @@ class GraphTransformerScore(ScoreModel):
 
     def score(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the score, shape (B, N, 3)."""
-        return -self.decoder(self.network(x, t, features).flatten(1)).reshape(x.shape)
+        outputs: Tensor = self.decoder(self.network(x, t, features).flatten(1))
+        return -outputs.reshape(x.shape) / self.network.output_unit(t)[:, None, None]
 
 
 def _bead_embedding(
@@ -234,8 +250,8 @@ def _bead_embedding(
 
 def _require_n_beads(n_beads: int | None) -> int:
     if n_beads is None:
-        raise InvalidInputError(
+        raise ConfigurationError(
             "this network needs a fixed number of beads: a one-hot bead index and a direct score "
-            "both depend on it; give n_beads, or use bead vocabularies and a conservative output"
+            "both depend on it; give n_beads, or use vocabularies and output: conservative"
         )
     return n_beads

@@ -1,11 +1,10 @@
 """Networks of the public JAX code, from a flat ``.npz`` of their parameters.
 
-The file holds ``param/<flax path>`` for every parameter and ``t_range`` (t_min, t_max). Flax kernels
-are (in, out); ours are (out, in).
+The file holds ``param/<flax path>`` for every parameter and ``t_range`` (t_min, t_max). Flax
+kernels are (in, out); ours are (out, in).
 """
 
 import os
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd.errors import InvalidInputError, ModelFileError
+from openmm_scoremd.errors import ModelFileError
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.embedding import RELATIVE_TIME_THRESHOLD
 from openmm_scoremd.models.factory import NetworkConfig, build_model
@@ -55,9 +54,11 @@ def load_jax_network(
     read = _load_graph_transformer if "node_decoder/kernel" in parameters else _load_mlp
     try:
         config, n_beads, n_dims, state = read(parameters, t_range)
+        _check_all_read(parameters, state)
         model = build_model(config, n_beads=n_beads, n_dims=n_dims).to(dtype)
         model.load_state_dict({name: value.to(dtype) for name, value in state.items()})
-    except (KeyError, IndexError, RuntimeError, InvalidInputError) as error:
+    # A file of something else fails in any of these ways: names, ranks, shapes, types, sizes.
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{os.fspath(path)}: the parameters are not those of a published network ({error})"
         ) from error
@@ -66,20 +67,32 @@ def load_jax_network(
 
 def _read(path: str | os.PathLike[str]) -> tuple[Parameters, tuple[float, float]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because NumPy leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             parameters = {
                 name.removeprefix(_PREFIX): np.asarray(archive[name])
                 for name in archive.files
                 if name.startswith(_PREFIX)
             }
             t_min, t_max = (float(v) for v in archive["t_range"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    # A damaged archive makes zipfile and NumPy raise almost anything.
+    except Exception as error:
         raise ModelFileError(
             f"{os.fspath(path)} is not an .npz with param/... and t_range ({error})"
         ) from error
     if not parameters:
         raise ModelFileError(f"{os.fspath(path)} has no entries that start with {_PREFIX}")
+    for name, values in parameters.items():
+        if values.dtype.kind != "f" or not np.isfinite(values).all():
+            raise ModelFileError(f"{os.fspath(path)}: {_PREFIX}{name} holds no finite numbers")
     return parameters, (t_min, t_max)
+
+
+def _check_all_read(parameters: Parameters, state: Mapping[str, Tensor]) -> None:
+    given = sum(values.size for values in parameters.values())
+    read = sum(values.numel() for values in state.values())
+    if given != read:
+        raise ValueError(f"{read} of the {given} numbers in the file have a place in the network")
 
 
 def _n_time_features(t_range: tuple[float, float]) -> int:

@@ -1,10 +1,12 @@
 """Multilayer perceptrons, for low-dimensional systems such as Müller-Brown."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.embedding import TimeEmbedding, initialise_linear
+from openmm_scoremd.models.embedding import NoiseLevel, TimeEmbedding, initialise_linear
 
 
 class MLP(nn.Module):
@@ -20,6 +22,9 @@ class MLP(nn.Module):
         Widths of the hidden layers.
     t_min, t_max : float
         Range of diffusion times.
+    noise_level : NoiseLevel or None
+        For better conditioning: time features of its logarithm, and outputs divided by it. None for
+        the published form.
     """
 
     def __init__(
@@ -31,23 +36,29 @@ class MLP(nn.Module):
         widths: tuple[int, ...],
         t_min: float,
         t_max: float,
+        noise_level: NoiseLevel | None = None,
     ) -> None:
         super().__init__()
         self.n_beads = n_beads
         self.n_dims = n_dims
         self.t_min = t_min
         self.t_max = t_max
-        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max)
+        self.noise_level = noise_level
+        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max, noise_level=noise_level)
         sizes = (n_beads * n_dims + self.time_embedding.n_features, *widths)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], n_outputs))
         initialise_linear(self)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return outputs (B, n_outputs) of coordinates (B, N, D) and times (B,)."""
-        return self.layers(torch.cat([x.flatten(1), self.time_embedding(t)], dim=1))
+        outputs: Tensor = self.layers(torch.cat([x.flatten(1), self.time_embedding(t)], dim=1))
+        if self.noise_level is None:
+            return outputs
+        unit: Tensor = self.noise_level(t.clamp(self.t_min, self.t_max))
+        return outputs / unit[:, None]
 
 
 class MLPEnergy(EnergyModel):
@@ -72,7 +83,8 @@ class MLPEnergy(EnergyModel):
 
     def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the reduced energy, shape (B,)."""
-        return self.network(x, t)[:, 0]
+        outputs: Tensor = self.network(x, t)
+        return outputs[:, 0]
 
 
 class MLPScore(ScoreModel):
@@ -97,4 +109,5 @@ class MLPScore(ScoreModel):
 
     def score(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the score, shape (B, N, D)."""
-        return self.network(x, t).reshape(x.shape)
+        outputs: Tensor = self.network(x, t)
+        return outputs.reshape(x.shape)

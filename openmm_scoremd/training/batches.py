@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -25,8 +26,8 @@ class BatchStream:
         Standardised training frames, on the device where batches are wanted.
     batch_size : int
         Frames per batch.
-    t_min, t_max : float
-        Diffusion times are uniform between these.
+    times : callable
+        Diffusion times for numbers uniform in [0, 1).
     augmentation : {"rotation", "none"}
         Random proper rotations, or nothing.
     seed : int
@@ -43,8 +44,7 @@ class BatchStream:
         frames: Tensor,
         *,
         batch_size: int,
-        t_min: float,
-        t_max: float,
+        times: Callable[[Tensor], Tensor],
         augmentation: Literal["rotation", "none"],
         seed: int,
     ) -> None:
@@ -60,8 +60,7 @@ class BatchStream:
             )
         self.frames = frames
         self.batch_size = batch_size
-        self.t_min = t_min
-        self.t_max = t_max
+        self.times = times
         self.augmentation = augmentation
         self.seed = seed
         self._epoch = -1
@@ -80,13 +79,13 @@ class BatchStream:
             self._epoch = epoch
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         generator = self._generator(_NOISE, step)
-        options = {"dtype": self.frames.dtype, "device": self.frames.device}
         x0 = self.frames[chosen]
+        dtype, device = x0.dtype, x0.device
         if self.augmentation == "rotation":
-            x0 = x0 @ random_rotations(len(x0), generator=generator, **options)
-        uniform = torch.rand(len(x0), generator=generator, **options)
-        noise = torch.randn(x0.shape, generator=generator, **options)
-        return Batch(x0, self.t_min + (self.t_max - self.t_min) * uniform, noise)
+            x0 = x0 @ random_rotations(len(x0), generator=generator, dtype=dtype, device=device)
+        uniform = torch.rand(len(x0), generator=generator, dtype=dtype, device=device)
+        noise = torch.randn(x0.shape, generator=generator, dtype=dtype, device=device)
+        return Batch(x0, self.times(uniform), noise)
 
     def _shuffled(self, epoch: int) -> Tensor:
         generator = self._generator(_SHUFFLE, epoch)

@@ -1,25 +1,23 @@
 """State of an unfinished training run.
 
-A ``.safetensors`` file rather than ``torch.save``: nothing that reads it can run code, and a damaged
-file is an error message. Batches are a function of the step, so no random state needs to be kept.
+A ``.safetensors`` file rather than ``torch.save``: nothing that reads it can run code, and a
+damaged file is an error message. Batches are a function of the step, so no random state needs to be
+kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from openmm_scoremd._io import atomic_path
-from openmm_scoremd.errors import CheckpointError
+from openmm_scoremd._tensors import read_tensors, write_tensors
+from openmm_scoremd.errors import CheckpointError, InvalidInputError
 
 SCHEMA_VERSION = 1
 _HEADER_KEY = "openmm_scoremd_training"
@@ -74,14 +72,13 @@ def restore_tensors(
     try:
         model.load_state_dict(_part(tensors, "model."))
         average.load_state_dict(_part(tensors, "average."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimizer.").items():
-            index, entry = name.split(".", maxsplit=1)
-            state.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            {
+                "state": _optimizer_state(_part(tensors, "optimizer."), optimizer),
+                "param_groups": optimizer.state_dict()["param_groups"],
+            }
         )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this network ({error}); start again in another folder"
         ) from error
@@ -95,10 +92,7 @@ def save_checkpoint(state: TrainingState, path: str | os.PathLike[str]) -> None:
         "config": state.config,
         "dataset_sha256": state.dataset_sha256,
     }
-    with atomic_path(path) as temporary:
-        safetensors.torch.save_file(
-            dict(state.tensors), temporary, metadata={_HEADER_KEY: json.dumps(header)}
-        )
+    write_tensors(path, state.tensors, key=_HEADER_KEY, header=header)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> TrainingState:
@@ -109,26 +103,44 @@ def load_checkpoint(path: str | os.PathLike[str]) -> TrainingState:
     CheckpointError
         If the file is missing, damaged or of another version.
     """
+    if not Path(path).exists():
+        raise CheckpointError(f"{os.fspath(path)} does not exist, so there is nothing to resume")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if header["schema_version"] != SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{os.fspath(path)} has schema version {header['schema_version']}; "
-                f"this package reads {SCHEMA_VERSION}"
-            )
-        return TrainingState(
-            step=int(header["step"]),
-            config=header["config"],
-            dataset_sha256=str(header["dataset_sha256"]),
-            tensors=tensors,
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        header, tensors = read_tensors(path, key=_HEADER_KEY)
+    except InvalidInputError as error:
         raise CheckpointError(
-            f"{os.fspath(path)} is not a training checkpoint ({error!r}); "
+            f"{os.fspath(path)} is not a training checkpoint: {error}; "
             "start again in another folder"
         ) from error
+    version = header.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{os.fspath(path)} has schema version {version}; this package reads {SCHEMA_VERSION}"
+        )
+    step, config, dataset = (header.get(k) for k in ("step", "config", "dataset_sha256"))
+    if not (isinstance(step, int) and step >= 0 and isinstance(config, dict)):
+        raise CheckpointError(
+            f"{os.fspath(path)} is damaged: its header holds no step and configuration; "
+            "start again in another folder"
+        )
+    return TrainingState(step=step, config=config, dataset_sha256=str(dataset), tensors=tensors)
+
+
+def _optimizer_state(
+    tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Sort ``<index>.<name>`` by index; PyTorch itself does not compare the shapes."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, entry = name.split(".", maxsplit=1)
+        expected = parameters[int(index)].shape
+        if value.shape not in ((), expected):
+            raise ValueError(f"optimizer.{name} has shape {tuple(value.shape)}, not {expected}")
+        state.setdefault(int(index), {})[entry] = value
+    if len({frozenset(entries) for entries in state.values()}) > 1:
+        raise KeyError("entries of the optimiser are missing")
+    return state
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

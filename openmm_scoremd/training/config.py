@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
@@ -61,13 +64,18 @@ class LossConfig:
     Attributes
     ----------
     t_min, t_max : float
-        Times are drawn uniformly between these.
+        Range of the times.
+    time_distribution : {"uniform", "balanced"}
+        Published: times uniform between these. ``balanced``: half of them uniform, half uniform in
+        the logarithm of the network's noise level, so that fine structure is seen as often as
+        coarse; needs ``network.noise_floor``.
     weight_start, weight_end, weight_midpoint : float
         Window and midpoint of the weight; published: 0, 1, 0.3 for molecules, 0.5 for Müller-Brown.
     """
 
     t_min: float = 1e-5
     t_max: float = 1.0
+    time_distribution: Literal["uniform", "balanced"] = "uniform"
     weight_start: float = 0.0
     weight_end: float = 1.0
     weight_midpoint: float = 0.3
@@ -78,6 +86,12 @@ class LossConfig:
             "loss.t_min, loss.t_max",
             (self.t_min, self.t_max),
             "0 < t_min < t_max <= 1",
+        )
+        _require(
+            self.time_distribution in ("uniform", "balanced"),
+            "loss.time_distribution",
+            self.time_distribution,
+            "'uniform' or 'balanced'",
         )
         window = (self.weight_start, self.weight_midpoint, self.weight_end)
         _require(
@@ -161,6 +175,13 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         _require(self.devices >= 1, "hardware.devices", self.devices, "at least 1")
+        for name, allowed in (
+            ("accelerator", ("auto", "cpu", "cuda")),
+            ("precision", ("32-true", "64-true")),
+            ("backend", ("auto", "eager", "compiled")),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, f"hardware.{name}", value, f"one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +237,24 @@ class TrainingConfig:
             self.checkpoint_seconds,
             "at least 0",
         )
+        _require(
+            self.batch_size % self.hardware.devices == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of hardware.devices, which is {self.hardware.devices}",
+        )
+        _require(
+            not self.network.vocabularies,
+            "network.vocabularies",
+            self.network.vocabularies,
+            "empty: datasets hold no bead features yet",
+        )
+        _require(
+            self.loss.time_distribution == "uniform" or self.network.noise_floor is not None,
+            "loss.time_distribution",
+            self.loss.time_distribution,
+            "'uniform' unless network.noise_floor is set",
+        )
         inside = self.network.t_min <= self.loss.t_min and self.loss.t_max <= self.network.t_max
         _require(
             inside,
@@ -223,6 +262,41 @@ class TrainingConfig:
             (self.loss.t_min, self.loss.t_max),
             f"inside the network's range [{self.network.t_min}, {self.network.t_max}]",
         )
+
+
+#: Entries that may differ between a run and its continuation.
+_FREE_ON_RESUME = ("title", "hardware.", "checkpoint_seconds", "log_steps", "data.path")
+
+
+def config_record(config: TrainingConfig) -> dict[str, Any]:
+    """Return a configuration as plain JSON, without the folder of the dataset."""
+    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    # The name of the file says nothing about its content, and folders are private.
+    record["data"]["path"] = Path(config.data.path).name
+    return record
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return where two records differ in what is computed, as dotted names in order.
+
+    Parameters
+    ----------
+    old, new : mapping
+        Outputs of :func:`config_record`.
+    """
+    changed = sorted(_different_keys(old, new, ""))
+    return [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+
+
+def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> set[str]:
+    different: set[str] = set()
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            different |= _different_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            different.add(f"{prefix}{key}")
+    return different
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:

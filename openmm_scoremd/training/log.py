@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from openmm_scoremd._io import write_text
@@ -65,27 +66,30 @@ class TrainingLog:
 def read_log(path: str | os.PathLike[str]) -> list[LogRow]:
     """Return the complete rows of a log; none if there is no file.
 
-    A last line torn by a crash is ignored.
+    A last line torn by a crash is ignored, and so is everything from a damaged line on.
     """
     if not Path(path).exists():
         return []
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    # A number torn in the middle is still a number: only the line's end says that it is whole.
+    whole = text[: text.rfind("\n") + 1]
     rows = []
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        for entry in csv.DictReader(file):
-            try:
-                values = {name: float(entry[name]) for name in COLUMNS}
-            except (KeyError, TypeError, ValueError):
-                break
-            rows.append(
-                LogRow(
-                    step=int(values["step"]),
-                    epoch=values["epoch"],
-                    loss=values["loss"],
-                    learning_rate=values["learning_rate"],
-                    samples_per_second=values["samples_per_second"],
-                )
-            )
+    for entry in csv.DictReader(whole.replace("\0", "?").splitlines()):
+        try:
+            rows.append(_row(entry))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            break
     return rows
+
+
+def _row(entry: Mapping[str, str]) -> LogRow:
+    return LogRow(
+        step=int(entry["step"]),
+        epoch=float(entry["epoch"]),
+        loss=float(entry["loss"]),
+        learning_rate=float(entry["learning_rate"]),
+        samples_per_second=float(entry["samples_per_second"]),
+    )
 
 
 def _values(row: LogRow) -> tuple[object, ...]:

@@ -73,9 +73,10 @@ class DenoisingObjective(nn.Module):
 class CompiledObjective(nn.Module):
     """The same loss; value and parameter gradients come from one compiled graph.
 
-    ``torch.compile`` cannot differentiate twice, and the score is a derivative already. So value and
-    gradient are traced together into one graph of elementary operators, which is compiled; autograd
-    then sees a single function whose derivative is known. It is traced for the first batch's shape.
+    ``torch.compile`` cannot differentiate twice, and the score is a derivative already. So value
+    and gradient are traced together into one graph of elementary operators, which is compiled;
+    autograd then sees a single function whose derivative is known. The shape of the batch is part
+    of the graph; another shape is traced anew.
 
     Parameters
     ----------
@@ -86,14 +87,17 @@ class CompiledObjective(nn.Module):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.objective = objective
-        self._graph: Callable[..., Sequence[Tensor]] | None = None
+        self._graphs: dict[tuple[torch.Size, ...], Callable[..., Sequence[Tensor]]] = {}
 
     def forward(self, *arrays: Tensor) -> Tensor:
         """Return the scalar loss of the arrays of a :class:`Batch`."""
         parameters = tuple(self.objective.parameters())
-        if self._graph is None:
-            self._graph = self._compile(parameters, arrays)
-        loss: Tensor = _PrecomputedGradient.apply(self._graph, len(arrays), *arrays, *parameters)
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._compile(parameters, arrays)
+        loss: Tensor = _PrecomputedGradient.apply(  # type: ignore[no-untyped-call]
+            self._graphs[shapes], len(arrays), *arrays, *parameters
+        )
         return loss
 
     def _compile(

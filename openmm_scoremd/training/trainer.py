@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd._io import package_versions, sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
-from openmm_scoremd.diffusion.weighting import TimeWeighting
-from openmm_scoremd.errors import CheckpointError, NumericalError
+from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
+from openmm_scoremd.errors import CheckpointError, ConfigurationError, NumericalError
 from openmm_scoremd.geometry import distances
+from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.factory import build_model
+from openmm_scoremd.training.average import exponential_average
 from openmm_scoremd.training.batches import BatchStream
 from openmm_scoremd.training.checkpoint import (
     TrainingState,
@@ -31,7 +31,12 @@ from openmm_scoremd.training.checkpoint import (
     restore_tensors,
     save_checkpoint,
 )
-from openmm_scoremd.training.config import TrainingConfig
+from openmm_scoremd.training.config import (
+    HardwareConfig,
+    TrainingConfig,
+    changed_keys,
+    config_record,
+)
 from openmm_scoremd.training.log import LogRow, TrainingLog
 from openmm_scoremd.training.objective import DenoisingObjective, choose_objective
 from openmm_scoremd.weights import ModelDescription, TrainedModel, save_weights
@@ -52,10 +57,13 @@ Progress = Callable[[LogRow, int], None]
 class Trainer:
     """One training run in one folder.
 
-    Files in the folder: ``checkpoint.safetensors`` while it runs; ``log.csv``; at the end
+    Files in the folder: ``checkpoint.safetensors``, from the first moment; ``log.csv``; at the end
     ``weights.safetensors`` (the averaged weights) and ``run.json``. Batches depend on seed and step
     only, so a run killed at any moment and resumed gives, on one CPU, the weights of an
     uninterrupted one bit by bit.
+
+    With more than one device, the script that makes the trainer is started once more for each; only
+    the first process writes files and reports progress.
 
     Parameters
     ----------
@@ -87,11 +95,7 @@ class Trainer:
         self.dataset = load_dataset(config.data.path)
         self.dataset_sha256 = sha256_of_file(config.data.path)
         self.scale = config.data.scale or self.dataset.scale
-        self.fabric = Fabric(
-            accelerator=config.hardware.accelerator,
-            devices=config.hardware.devices,
-            precision=config.hardware.precision,
-        )
+        self.fabric = _fabric(config.hardware)
         self.fabric.launch()
         self._build()
 
@@ -119,7 +123,11 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder} holds a training run already; resume it, or use another folder"
             )
+        # Nobody may write before everybody has looked.
+        self.fabric.barrier()
         self.folder.mkdir(parents=True, exist_ok=True)
+        # From now on the run can be resumed; without this, not before the first minute is over.
+        self._save_checkpoint(0)
         return self._run(first_step=0)
 
     def resume(self) -> Path:
@@ -139,6 +147,8 @@ class Trainer:
         """
         state = load_checkpoint(self.folder / CHECKPOINT)
         self._check_same_run(state)
+        if state.step == self.n_steps and (self.folder / WEIGHTS).exists():
+            return self.folder / WEIGHTS
         restore_tensors(state.tensors, self.model, self.average, self.optimizer)
         return self._run(first_step=state.step)
 
@@ -148,7 +158,10 @@ class Trainer:
             # The only use of torch's global generator: module constructors know no other.
             torch.manual_seed(config.seed)
             self.model = build_model(
-                config.network, n_beads=dataset.n_beads, n_dims=dataset.n_dims
+                config.network,
+                n_beads=dataset.n_beads,
+                n_dims=dataset.n_dims,
+                schedule=config.schedule,
             )
         self.stream = self._batch_stream()
         weighting = TimeWeighting(
@@ -157,7 +170,7 @@ class Trainer:
         objective = DenoisingObjective(self.model, schedule=config.schedule, weighting=weighting)
         self.model.to(self.fabric.device)
         self.average = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.optimizer.ema_decay)
+            self.model, multi_avg_fn=exponential_average(config.optimizer.ema_decay)
         )
         optimizer = torch.optim.AdamW(
             objective.parameters(),
@@ -182,14 +195,14 @@ class Trainer:
         return BatchStream(
             frames.to(device=self.fabric.device, dtype=dtype),
             batch_size=config.batch_size,
-            t_min=config.loss.t_min,
-            t_max=config.loss.t_max,
+            times=_diffusion_times(config),
             augmentation=config.data.augmentation,
             seed=config.seed,
         )
 
     def _run(self, *, first_step: int) -> Path:
-        log = TrainingLog(self.folder / LOG, last_step=first_step)
+        writes = self.fabric.is_global_zero
+        log = TrainingLog(self.folder / LOG, last_step=first_step) if writes else None
         step = first_step
         last_checkpoint = time.monotonic()
         try:
@@ -197,9 +210,9 @@ class Trainer:
                 stop = min(step + self.config.log_steps, self.n_steps)
                 row = self._train_steps(step, stop)
                 step = stop
-                if self.fabric.is_global_zero:
+                if log is not None:
                     log.append(row)
-                if self.progress is not None:
+                if writes and self.progress is not None:
                     self.progress(row, self.n_steps)
                 if time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
                     self._save_checkpoint(step)
@@ -215,9 +228,14 @@ class Trainer:
         """Do some steps without waiting for the device, then check that all losses are finite."""
         began = time.perf_counter()
         losses = torch.stack([self._train_step(step) for step in range(first, stop)])
+        # The mean over all processes, so that all of them stop at the same step.
+        losses = cast(Tensor, self.fabric.all_reduce(losses, reduce_op="mean"))
         finite = torch.isfinite(losses)
         if not bool(finite.all()):
-            raise self._not_finite(first + int((~finite).nonzero()[0]))
+            raise self._not_finite("loss", first + int((~finite).nonzero()[0]))
+        # A gradient can overflow where the loss does not; such weights must not be saved.
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise self._not_finite("weights", stop - 1)
         return LogRow(
             step=stop,
             epoch=stop / self.stream.steps_per_epoch,
@@ -245,17 +263,12 @@ class Trainer:
         last = self.config.optimizer.final_learning_rate
         return last + 0.5 * (first - last) * (1.0 + math.cos(math.pi * step / self.n_steps))
 
-    def _not_finite(self, step: int) -> NumericalError:
+    def _not_finite(self, what: str, step: int) -> NumericalError:
         t = self.stream.batch(step).t
-        checkpoint = self.folder / CHECKPOINT
-        remedy = (
-            f"the last good checkpoint is {checkpoint}"
-            if checkpoint.exists()
-            else "there is no checkpoint yet"
-        )
         return NumericalError(
-            f"the loss is not finite at step {step} (diffusion times {float(t.min()):.3g} to "
-            f"{float(t.max()):.3g}); {remedy}. Lower optimizer.learning_rate or check the data"
+            f"NaN or infinite {what} at step {step} (diffusion times {float(t.min()):.3g} to "
+            f"{float(t.max()):.3g}); the last good checkpoint is {self.folder / CHECKPOINT}. "
+            "Lower optimizer.learning_rate or check the data"
         )
 
     def _save_checkpoint(self, step: int) -> None:
@@ -263,21 +276,21 @@ class Trainer:
             return
         state = TrainingState(
             step=step,
-            config=self._config_record(),
+            config=config_record(self.config),
             dataset_sha256=self.dataset_sha256,
             tensors=gather_tensors(self.model, self.average, self.optimizer),
         )
         save_checkpoint(state, self.folder / CHECKPOINT)
 
-    def _finish(self, log: TrainingLog) -> Path:
+    def _finish(self, log: TrainingLog | None) -> Path:
         path = self.folder / WEIGHTS
-        if self.fabric.is_global_zero:
+        if log is not None:
             results = self._summary(log)
-            model = self.average.module.cpu().eval()
+            model = cast(ScoreModel, self.average.module).cpu().eval()
             save_weights(TrainedModel(model, self._description(results)), path)
             write_run_record(
                 self.folder,
-                arguments=self._config_record(),
+                arguments=config_record(self.config),
                 seeds={"training": self.config.seed},
                 inputs={"dataset": self.config.data.path},
                 results=results,
@@ -295,7 +308,7 @@ class Trainer:
             "frames_seen": self.n_steps * self.config.batch_size,
             "training_frames": len(self.stream.frames),
             "hours": round(seconds / 3600.0, 3),
-            "final_loss": log.rows[-1].loss,
+            "final_loss": log.rows[-1].loss if log.rows else None,
             "device": str(self.fabric.device),
         }
 
@@ -313,17 +326,11 @@ class Trainer:
             example_positions=self.dataset.positions[:N_EXAMPLE_FRAMES].tolist(),
             bond_ranges=_bond_ranges(self.dataset),
             training={
-                "config": self._config_record(),
+                "config": config_record(self.config),
                 "results": results,
                 "versions": package_versions(),
             },
         )
-
-    def _config_record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.config)))
-        # The name of the file says nothing about its content, and folders are private.
-        record["data"]["path"] = Path(self.config.data.path).name
-        return record
 
     def _check_same_run(self, state: TrainingState) -> None:
         if state.dataset_sha256 != self.dataset_sha256:
@@ -331,29 +338,36 @@ class Trainer:
                 f"{self.folder / CHECKPOINT} was made with another dataset than "
                 f"{self.config.data.path}; give the same file, or start in another folder"
             )
-        changed = sorted(_changed_keys(dict(state.config), self._config_record()))
-        # Where and how often do not change what is computed.
-        changed = [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
-        if changed:
+        if changed := changed_keys(state.config, config_record(self.config)):
             raise CheckpointError(
                 f"{self.folder / CHECKPOINT} was made with another configuration; "
                 f"different: {', '.join(changed)}. Use the same, or start in another folder"
             )
 
 
-#: Configuration entries that may differ between a run and its continuation.
-_FREE_ON_RESUME = ("title", "hardware.", "checkpoint_seconds", "log_steps", "data.path")
+def _diffusion_times(config: TrainingConfig) -> Callable[[Tensor], Tensor]:
+    loss, floor = config.loss, config.network.noise_floor
+    if loss.time_distribution == "uniform" or floor is None:
+        return UniformTimes(loss.t_min, loss.t_max)
+    return BalancedTimes(config.schedule, floor, loss.t_min, loss.t_max)
 
 
-def _changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> set[str]:
-    changed: set[str] = set()
-    for key in old.keys() | new.keys():
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed |= _changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changed.add(f"{prefix}{key}")
-    return changed
+def _fabric(hardware: HardwareConfig) -> Fabric:
+    # An additive constant of the energy has no gradient, which DDP otherwise takes for a mistake.
+    several = "ddp_find_unused_parameters_true"
+    try:
+        return Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy="auto" if hardware.devices == 1 else several,
+            precision=hardware.precision,
+        )
+    # Lightning has no common type for hardware that is not there.
+    except Exception as error:
+        raise ConfigurationError(
+            f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
+            f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
+        ) from error
 
 
 def _bond_ranges(dataset: CGDataset) -> list[tuple[float, float]]:

@@ -230,7 +230,7 @@ force_classes = owned(
     ["force"], words=["openmmtorch", "TorchForce", "PythonForce", "PythonTorchForce"]
 )
 matplotlib = owned(["analysis.plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"])
-print_calls = owned(["cli"], prefixes=["print"])
+print_calls = owned(["cli", "cli_commands"], prefixes=["print"])
 unsafe_modules = owned(
     [],
     prefixes=["torch.load", "torch.save", "torch.serialization"],
@@ -382,7 +382,7 @@ FILE_RULES = {
     torch_jit: "torch.jit only in torchscript",
     force_classes: "TorchForce and PythonForce only in force",
     matplotlib: "matplotlib only in analysis.plots",
-    print_calls: "print only in cli (logging elsewhere)",
+    print_calls: "print only in cli and cli_commands (logging elsewhere)",
     unpickling: "pickle, in any form, nowhere",
     hidden_imports: "imports by computed names only in __init__ files",
     assertions: "no assert statements",

@@ -173,7 +173,7 @@ def test_archive_without_metadata(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
         archive.writestr(f"archive/extra/deeper/{METADATA_ENTRY}", "{}")
-    with pytest.raises(ModelFileError, match="without scoremd.json"):
+    with pytest.raises(ModelFileError, match=r"without scoremd\.json"):
         read_metadata(path)
 
 
@@ -185,23 +185,16 @@ def test_truncated_file(toy):
             read_archive(toy.path)
 
 
-def test_one_changed_byte_is_found_or_harmless(toy):
+def test_one_changed_byte_in_any_member_is_found(toy):
     content = toy.path.read_bytes()
     members = {i.filename: i for i in zipfile.ZipFile(io.BytesIO(content)).infolist()}
-    # The first byte of every member's data: that is where weights, code and metadata are.
     for member in members.values():
         if member.file_size:
-            start = content.rindex(member.filename.encode(), 0, _central(content))
-            assert start > 0
             changed = bytearray(content)
             changed[_data_offset(content, member)] ^= 0x20
             toy.path.write_bytes(changed)
             with pytest.raises(ModelFileError):
                 read_archive(toy.path)
-
-
-def _central(content):
-    return content.rindex(b"PK\x01\x02")
 
 
 def _data_offset(content, member):
@@ -221,5 +214,5 @@ def test_small_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"archive/extra/{METADATA_ENTRY}", b" " * (50 << 20))
-    with pytest.raises(ModelFileError, match="unpack"):
+    with pytest.raises(ModelFileError, match="far more than its own size"):
         read_metadata(path)

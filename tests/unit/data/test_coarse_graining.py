@@ -145,7 +145,7 @@ def test_indices_keep_their_order(topology, all_atom):
     np.testing.assert_array_equal(mapping.apply(all_atom.xyz), all_atom.xyz[:, [14, 8, 16]])
 
 
-@pytest.mark.parametrize("indices", [[], [3, 3], [22], [-1]])
+@pytest.mark.parametrize("indices", [[], [3, 3], [0, 22], [-1, 3]])
 def test_impossible_indices_are_refused(topology, indices):
     with pytest.raises(InvalidInputError, match="atom indices"):
         CoarseGrainingMap.from_indices(topology, indices)
@@ -291,6 +291,12 @@ def test_empty_trajectories_are_refused(topology, mapping, all_atom, tmp_path):
             coarse_grain_trajectory(tmp_path / name, topology, mapping, temperature=300.0)
     with pytest.raises(DatasetError, match="no frames"):
         coarse_grain_trajectory([], topology, mapping, temperature=300.0)
+
+
+def test_readers_that_find_no_frames_in_silence_are_noticed(topology, mapping, monkeypatch):
+    monkeypatch.setattr(mdtraj, "iterload", lambda *_args, **_options: iter(()))
+    with pytest.raises(DatasetError, match=f"{DCD.name} has no frames"):
+        coarse_grain_trajectory(DCD, topology, mapping, temperature=300.0)
 
 
 @pytest.mark.parametrize("suffix", ["dcd", "pdb"])

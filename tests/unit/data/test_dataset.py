@@ -65,6 +65,8 @@ def test_no_bonds_and_two_dimensions_round_trip(tmp_path):
     loaded = load_dataset(tmp_path / "toy.npz")
     assert (loaded.n_frames, loaded.n_beads, loaded.n_dims) == (1, 2, 2)
     assert loaded.topology.bonds == ()
+    with np.load(tmp_path / "toy.npz") as content:
+        assert content["bonds"].shape == (0, 2)
     assert loaded.source_sha256 == ""
 
 

@@ -1,0 +1,130 @@
+"""The simulation benchmark runs, and compares two forms of the same function. No timing is tested."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.folded import FoldedGraphTransformer
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks/simulation.py"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    names = ("simulation", "plain_network")
+    yield importlib.import_module(names[0])
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Output of a smoke run, and its record."""
+    output = tmp_path_factory.mktemp("benchmark") / "new" / "simulation.json"
+    command = [sys.executable, str(SCRIPT), "--smoke", "--threads", "1", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=output.parents[1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(output.read_text())
+
+
+def test_record_says_where_and_with_what_it_was_made(smoke):
+    _, record = smoke
+    assert record["benchmark"] == "simulation"
+    assert record["threads"] == 1
+    assert record["date"].endswith("+00:00")
+    assert {"processor", "cores", "load_before"} <= set(record["hardware"])
+    assert {"torch", "openmm", "openmmtorch", "python"} <= set(record["versions"])
+
+
+def test_every_variant_is_timed_for_every_network(smoke, benchmark):
+    _, record = smoke
+    shapes = [(n["n_beads"], n["architecture"]["width"]) for n in record["networks"]]
+    assert shapes[:2] == [(5, 96), (10, 128)]
+    expected = [(r, v.name) for r in benchmark.SMOKE.replicas for v in benchmark.VARIANTS]
+    for network in record["networks"]:
+        rows = network["results"]
+        assert [(row["replicas"], row["variant"]) for row in rows] == expected
+        assert network["matrix_product_gflop_per_s"] > 0.0
+
+
+def test_columns_are_consistent(smoke, benchmark):
+    _, record = smoke
+    for network in record["networks"]:
+        plain = network["results"][0]
+        for row in network["results"]:
+            seconds = 1e-6 * row["us_per_step"]
+            assert row["steps_per_s"] == pytest.approx(1.0 / seconds)
+            assert row["replica_steps_per_s"] == pytest.approx(row["replicas"] / seconds)
+            # 2 fs are 2e-6 ns.
+            assert row["ns_per_day"] == pytest.approx(86400.0 / seconds * 2e-6)
+            assert row["ratio_to_plain"] == pytest.approx(plain["us_per_step"] / row["us_per_step"])
+            assert len(row["samples_us"]) == benchmark.SMOKE.min_rounds
+
+
+def test_plain_and_folded_networks_agree(smoke):
+    _, record = smoke
+    for network in record["networks"]:
+        difference = network["difference_from_plain"]
+        assert 0.0 <= difference["energy"] <= 1e-5
+        assert 0.0 <= difference["force"] <= 1e-4
+
+
+def test_disagreement_stops_the_benchmark(benchmark, tmp_path):
+    plain_network = sys.modules["plain_network"]
+    config = NetworkConfig(width=8, heads=2, head_width=4)
+    path = plain_network.export_random_network(3, config, tmp_path / "ours.pt")
+    case = plain_network.make_case("small", path, tmp_path)
+    assert benchmark.differences(case)["energy"] < 1e-5
+    energy = case.files["plain"].potential_energy
+    case.files["plain"].potential_energy = lambda frames: 1.001 * energy(frames)
+    with pytest.raises(SystemExit, match="Nothing was timed"):
+        benchmark.differences(case)
+
+
+def test_table_fits_a_terminal(smoke):
+    text, record = smoke
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in text
+    for network in record["networks"]:
+        assert any(network["name"] in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("n_beads", "config"),
+    [(5, NetworkConfig()), (10, NetworkConfig(width=128, layers=3)), (4, NetworkConfig(layers=1))],
+)
+def test_floating_point_operations_are_those_that_torch_counts(benchmark, n_beads, config):
+    model = build_model(config, n_beads=n_beads, n_dims=3)
+    folded = FoldedGraphTransformer(model, t=1e-5)
+    replicas = 3
+    x = torch.randn(replicas, n_beads, 3, generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        folded(x.requires_grad_()).sum().backward()
+    # Torch also counts products with vectors (gates, decoder) that the formula leaves out.
+    counted = counter.get_total_flops() / replicas
+    assert benchmark.flop_per_evaluation(n_beads, config) == pytest.approx(counted, rel=0.03)
+
+
+def test_documentation_shows_the_stored_record(benchmark):
+    document = benchmark.DOCS.read_text(encoding="utf-8")
+    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
+    assert benchmark.with_section(document, benchmark.markdown(record)) == document
+
+
+def test_section_is_replaced_and_the_rest_kept(benchmark):
+    document = f"before\n{benchmark.BEGIN}\nold\n{benchmark.END}\nafter\n"
+    new = benchmark.with_section(document, "new")
+    assert new == f"before\n{benchmark.BEGIN}\n\nnew\n\n{benchmark.END}\nafter\n"
+    assert benchmark.with_section(new, "new") == new
+    with pytest.raises(SystemExit, match="needs one line"):
+        benchmark.with_section("no markers", "new")

@@ -1,0 +1,152 @@
+"""Batches: the same at every visit, every frame once an epoch, proper random numbers."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from openmm_scoremd.diffusion.weighting import UniformTimes
+from openmm_scoremd.errors import ConfigurationError
+from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.objective import Batch
+
+
+def make_stream(frames=None, **changes):
+    if frames is None:
+        frames = torch.randn(103, 4, 3, generator=torch.Generator().manual_seed(1)).double()
+    options = {
+        "batch_size": 10,
+        "times": UniformTimes(0.1, 0.6),
+        "augmentation": "rotation",
+        "seed": 5,
+        **changes,
+    }
+    return BatchStream(frames, **options)
+
+
+def arrays(batch):
+    return (batch.x0, batch.t, batch.noise)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(arrays(one), arrays(other), strict=True))
+
+
+def test_a_step_always_has_the_same_batch():
+    stream, fresh = make_stream(), make_stream()
+    in_order = [stream.batch(step) for step in range(25)]
+    for step in (24, 0, 11, 10, 9, 24):
+        assert same(fresh.batch(step), in_order[step])
+        assert same(stream.batch(step), in_order[step])
+
+
+def test_steps_and_seeds_differ_in_everything():
+    reference = make_stream().batch(3)
+    for other in (make_stream().batch(4), make_stream().batch(13), make_stream(seed=6).batch(3)):
+        for a, b in zip(arrays(reference), arrays(other), strict=True):
+            assert not torch.isclose(a, b).any(dim=-1).all()
+            assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**32, 2**63 - 1])
+def test_any_seed(seed):
+    assert same(make_stream(seed=seed).batch(0), make_stream(seed=seed).batch(0))
+    assert not same(make_stream(seed=seed).batch(0), make_stream(seed=seed ^ 1).batch(0))
+
+
+def test_every_frame_once_an_epoch():
+    # Frame i is the number i everywhere; 103 frames make 10 batches of 10, and three are left out.
+    frames = torch.arange(103.0)[:, None, None].expand(103, 1, 2)
+    stream = make_stream(frames, augmentation="none")
+    assert stream.steps_per_epoch == 10
+    epochs = []
+    for epoch in range(3):
+        steps = range(10 * epoch, 10 * epoch + 10)
+        order = torch.cat([stream.batch(step).x0[:, 0, 0] for step in steps])
+        assert len(order.unique()) == 100
+        epochs.append(order)
+    assert not torch.equal(epochs[0], epochs[1])
+    # Who is left out changes: nobody is never seen.
+    assert len(torch.cat(epochs).unique()) > 100
+
+
+def test_rotations_are_proper_and_differ():
+    frames = torch.randn(64, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    plain = make_stream(frames, augmentation="none", batch_size=64).batch(0)
+    turned = make_stream(frames, batch_size=64).batch(0)
+    matrices = torch.linalg.lstsq(plain.x0, turned.x0).solution
+    # They fit exactly, are orthogonal, and mirror nothing.
+    torch.testing.assert_close(plain.x0 @ matrices, turned.x0, rtol=1e-10, atol=1e-10)
+    identity = torch.eye(3).double().expand(64, 3, 3)
+    torch.testing.assert_close(matrices @ matrices.mT, identity, rtol=0.0, atol=1e-9)
+    torch.testing.assert_close(torch.linalg.det(matrices), torch.ones(64).double())
+    angles = torch.acos((matrices.diagonal(dim1=1, dim2=2).sum(-1).clamp(-1, 3) - 1) / 2)
+    assert float(angles.min()) < 1.2
+    assert float(angles.max()) > 2.8
+    again = make_stream(frames, batch_size=64).batch(1)
+    assert not torch.isclose(again.x0, turned.x0).all()
+
+
+def test_without_augmentation_frames_are_as_given():
+    frames = torch.randn(20, 1, 2)
+    batch = make_stream(frames, augmentation="none", batch_size=20).batch(7)
+    assert torch.equal(batch.x0.sort(dim=0).values, frames.sort(dim=0).values)
+
+
+def test_times_are_uniform_and_noise_is_normal():
+    frames = torch.zeros(4000, 2, 3)
+    batch = make_stream(frames, batch_size=4000).batch(0)
+    assert batch.t.shape == (4000,)
+    assert float(batch.t.min()) >= 0.1
+    assert float(batch.t.max()) <= 0.6
+    assert stats.kstest(batch.t.numpy(), stats.uniform(0.1, 0.5).cdf).pvalue > 1e-3
+    noise = batch.noise.flatten().numpy()
+    assert batch.noise.shape == (4000, 2, 3)
+    assert stats.kstest(noise, stats.norm.cdf).pvalue > 1e-3
+    correlation = stats.pearsonr(batch.noise[:, 0, 0].numpy(), batch.t.numpy())
+    assert correlation.pvalue > 1e-3
+    # Neighbouring steps are unrelated, too.
+    other = make_stream(frames, batch_size=4000).batch(1).noise.flatten().numpy()
+    assert abs(stats.pearsonr(noise, other).statistic) < 5.0 / math.sqrt(len(noise))
+
+
+def test_times_come_from_the_function_given():
+    stream = make_stream(times=lambda uniform: 100.0 + uniform)
+    t = stream.batch(0).t
+    assert ((t >= 100.0) & (t < 101.0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_is_that_of_the_frames(dtype):
+    batch = make_stream(torch.randn(20, 2, 3, dtype=dtype)).batch(0)
+    assert {a.dtype for a in arrays(batch)} == {dtype}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_ranks_share_a_batch(world_size):
+    stream = make_stream()
+    whole = stream.batch(0)
+    parts = [stream.batch(0).part(rank, world_size) for rank in range(world_size)]
+    for i, array in enumerate(arrays(whole)):
+        pieces = [arrays(part)[i] for part in parts]
+        assert {len(piece) for piece in pieces} == {10 // world_size}
+        assert all(piece.is_contiguous() for piece in pieces)
+        together = torch.cat(pieces).flatten(1) if array.dim() > 1 else torch.cat(pieces)[:, None]
+        expected = array.flatten(1) if array.dim() > 1 else array[:, None]
+        assert sorted(together.tolist()) == sorted(expected.tolist())
+    # What belongs together stays together.
+    part = Batch(*arrays(whole)).part(0, world_size)
+    assert torch.equal(part.x0[1], whole.x0[world_size])
+    assert torch.equal(part.t[1], whole.t[world_size])
+    assert torch.equal(part.noise[1], whole.noise[world_size])
+
+
+def test_too_few_frames():
+    with pytest.raises(ConfigurationError, match="batch_size is 10 and there are 9"):
+        make_stream(torch.zeros(9, 1, 3))
+
+
+def test_rotations_need_three_dimensions():
+    with pytest.raises(ConfigurationError, match=r"2 dimensions.*augmentation: none"):
+        make_stream(torch.zeros(20, 1, 2))

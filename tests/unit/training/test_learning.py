@@ -1,0 +1,64 @@
+"""Training finds a density that is known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
+from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.training.trainer import Trainer
+from openmm_scoremd.weights import load_weights
+
+SCHEDULE = VPSchedule()
+
+
+def exact_score(scale):
+    """Score of the mixture of ``mixture_positions`` in units of ``scale``, noised."""
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]) / scale
+    variance, weights = (0.3 / scale) ** 2, torch.tensor([0.3, 0.7])
+
+    def score_fn(x, t):
+        alpha, sigma = SCHEDULE.mean_factor(t), SCHEDULE.sigma(t)
+        total = (alpha**2 * variance + sigma**2)[:, None]
+        away = x - alpha[:, None, None] * means
+        share = torch.softmax(weights.log() - 0.5 * away.square().sum(-1) / total, dim=-1)
+        return -(share[..., None] * away / total[..., None]).sum(dim=1, keepdim=True)
+
+    return score_fn
+
+
+@pytest.mark.slow
+def test_loss_reaches_the_optimum_of_a_gaussian_mixture(make_mixture, make_config, tmp_path):
+    config = make_config(
+        make_mixture(5000),
+        epochs=100,
+        batch_size=256,
+        log_steps=50,
+        checkpoint_seconds=1e9,
+        **{"network.widths": (32, 32), "optimizer.ema_decay": 0.99},
+    )
+    trainer = Trainer(config, tmp_path / "run")
+    scale = load_dataset(config.data.path).scale
+    fresh = dataclasses.replace(config, seed=11)  # other batches, from frames in part held back
+    stream = Trainer(fresh, tmp_path / "unused").stream
+    batches = [stream.batch(step) for step in range(60)]
+
+    def mean_loss(score_fn):
+        losses = [
+            denoising_score_matching_loss(
+                score_fn, SCHEDULE, b.x0, t=b.t, noise=b.noise, weight=torch.ones_like(b.t)
+            ).detach()
+            for b in batches
+        ]
+        return float(torch.cat(losses).mean())
+
+    optimum = mean_loss(exact_score(scale))
+    untrained = mean_loss(trainer.model.score)
+    trainer.start()
+    trained = mean_loss(load_weights(tmp_path / "run" / "weights.safetensors").model.score)
+    print(optimum, untrained, trained)
+    assert untrained > 3.0 * optimum
+    # Not below it: that would be another loss.
+    assert 0.98 * optimum < trained < 1.05 * optimum

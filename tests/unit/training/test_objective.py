@@ -1,0 +1,172 @@
+"""Value and gradients of a batch: plain, traced into one graph, and compiled."""
+
+import copy
+import logging
+import shutil
+
+import pytest
+import torch
+
+from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
+from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.diffusion.weighting import TimeWeighting
+from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.training.objective import (
+    CompiledObjective,
+    DenoisingObjective,
+    choose_objective,
+)
+
+SCHEDULE, WEIGHTING = VPSchedule(), TimeWeighting(0.0, 1.0, 0.3)
+NETWORKS = {
+    "graph": NetworkConfig(width=8, layers=1, heads=2, head_width=4, noise_floor=0.01),
+    "graph-direct": NetworkConfig(width=8, layers=1, heads=2, head_width=4, output="direct"),
+    "mlp": NetworkConfig(kind="mlp", widths=(6,)),
+}
+
+
+@pytest.fixture
+def make_objective():
+    def make(name="graph"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = build_model(NETWORKS[name], n_beads=3, n_dims=3).double()
+        return DenoisingObjective(model, schedule=SCHEDULE, weighting=WEIGHTING)
+
+    return make
+
+
+def make_arrays(n=6, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    x0, noise = torch.randn(2, n, 3, 3, **options)
+    return x0, torch.rand(n, **options), noise
+
+
+def value_and_gradients(objective, arrays, factor=1.0):
+    objective.zero_grad()
+    loss = objective(*arrays)
+    (factor * loss).backward()
+    gradients = {
+        name.removeprefix("objective."): torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in objective.named_parameters()
+    }
+    return loss.detach(), gradients
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Leave the traced graph as it is, which is what the compiler starts from."""
+    monkeypatch.setattr(torch, "compile", lambda graph: graph)
+
+
+def test_loss_is_the_mean_over_the_batch(make_objective):
+    objective = make_objective()
+    x0, t, noise = make_arrays()
+    losses = denoising_score_matching_loss(
+        objective.model.score, SCHEDULE, x0, t=t, noise=noise, weight=WEIGHTING(t)
+    )
+    torch.testing.assert_close(objective(x0, t, noise), losses.mean())
+    assert objective(x0, t, noise).shape == ()
+
+
+def test_gradients_are_finite_differences(make_objective):
+    objective = make_objective()
+    arrays = make_arrays()
+    _, gradients = value_and_gradients(objective, arrays)
+    parameters = dict(objective.named_parameters())
+    generator = torch.Generator().manual_seed(4)
+    direction = {
+        name: torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        for name, p in parameters.items()
+    }
+    step = 1e-6
+    values = []
+    for sign in (1, -2, 1):  # forth, to the other side, and back
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p += sign * step * direction[name]
+        values.append(objective(*arrays).detach())
+    expected = (values[0] - values[1]) / (2.0 * step)
+    found = sum((gradients[name] * direction[name]).sum() for name in parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_traced_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name):
+    plain = make_objective(name)
+    traced = CompiledObjective(copy.deepcopy(plain))
+    for seed in (0, 1, 2):  # the graph is reused: nothing of the first batch may be baked in
+        arrays = make_arrays(seed=seed)
+        expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    # Nor of the first weights.
+    with torch.no_grad():
+        for objective in (plain, traced):
+            for p in objective.parameters():
+                p *= 1.1
+    expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_other_shapes_are_traced_anew(make_objective):
+    plain = make_objective()
+    traced = CompiledObjective(copy.deepcopy(plain))
+    for n in (6, 4, 6):
+        arrays = make_arrays(n)
+        expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_precomputed_gradients_scale_with_what_comes_after(make_objective):
+    traced = CompiledObjective(make_objective())
+    arrays = make_arrays()
+    _, once = value_and_gradients(traced, arrays)
+    _, thrice = value_and_gradients(traced, arrays, factor=3.0)
+    torch.testing.assert_close(thrice, {name: 3.0 * g for name, g in once.items()})
+    # And they accumulate.
+    traced.zero_grad()
+    for _ in range(2):
+        traced(*arrays).backward()
+    found = {n.removeprefix("objective."): p.grad for n, p in traced.named_parameters()}
+    torch.testing.assert_close(found, {name: 2.0 * g for name, g in once.items()})
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_every_parameter_gets_a_gradient(make_objective):
+    # The additive constant of the energy, too: processes that average gradients expect them all.
+    traced = CompiledObjective(make_objective("mlp"))
+    traced(*make_arrays()).backward()
+    assert all(p.grad is not None for p in traced.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_graph_has_value_and_gradients_of_the_plain_loss(make_objective):
+    plain = make_objective("graph")
+    compiled = CompiledObjective(copy.deepcopy(plain))
+    for seed in (0, 1):
+        arrays = make_arrays(seed=seed)
+        expected, found = (value_and_gradients(o, arrays) for o in (plain, compiled))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("backend", "compiler", "expected"),
+    [
+        ("eager", True, DenoisingObjective),
+        ("compiled", False, CompiledObjective),
+        ("auto", True, CompiledObjective),
+        ("auto", False, DenoisingObjective),
+    ],
+)
+def test_choice_of_backend(make_objective, monkeypatch, caplog, backend, compiler, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if compiler else None)
+    with caplog.at_level(logging.INFO):
+        chosen = choose_objective(make_objective("mlp"), backend=backend)
+    assert type(chosen) is expected
+    assert ("training backend" in caplog.text) == (backend == "auto")
