@@ -336,10 +336,10 @@ def markdown(record: Mapping[str, Any]) -> str:
     """Return the section of ``docs/performance.md`` that a record fills."""
     machine, versions = record["hardware"], record["versions"]
     introduction = (
-        f"Measured on {record['date'][:10]} with {record['threads']} threads on {machine['cores']} "
-        f"cores ({machine['processor']}, {machine['instructions']}, {machine['system']}), "
-        f"Python {versions['python']}, torch {versions['torch']}, OpenMM {versions['openmm']}, "
-        f"openmmtorch {versions['openmmtorch']}."
+        f"Measured on {record['date'][:10]}: {machine['processor']} ({machine['instructions']}, "
+        f"{machine['system']}), {machine['cores']} cores, threads of torch and of OpenMM's CPU "
+        f"platform: {record['threads']}; Python {versions['python']}, torch {versions['torch']}, "
+        f"OpenMM {versions['openmm']}, openmmtorch {versions['openmmtorch']}."
     )
     if machine["load_before"] > BUSY:
         introduction += (

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, hashes, and the record beside every result."""
+"""Files that are whole or absent, folders of results and the record in them, hashes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from openmm_scoremd.errors import InvalidInputError
 
 #: Packages whose versions decide whether a result can be repeated.
 RECORDED_PACKAGES = ("openmm-scoremd", "torch", "openmm", "openmmtorch", "mdtraj", "numpy")
@@ -74,6 +76,38 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a JSON file in one piece; dataclasses and paths inside are converted."""
     write_text(path, json.dumps(content, indent=2, default=_to_json) + "\n")
+
+
+@contextmanager
+def result_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a folder without files, made if it is not there; one that stays empty is removed again.
+
+    Parameters
+    ----------
+    path : path-like
+        New or empty folder.
+
+    Yields
+    ------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is a file, or not empty: results of two runs must not mix.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        state = "not empty" if folder.is_dir() else "a file"
+        raise InvalidInputError(f"{folder} is {state}; give a new or empty folder")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -1,16 +1,23 @@
-"""Progress bars on standard error."""
+"""Progress on standard error, a bar in a terminal or a line a minute in a log, and Ctrl-C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+import signal
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 #: Where progress and errors go, so that standard output holds results only.
 console = Console(stderr=True)
+
+#: Seconds between two lines where there is no terminal.
+LINE_SECONDS = 60.0
 
 
 class Advance(Protocol):
@@ -22,7 +29,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
-    """Show a bar with elapsed and remaining time while the block runs.
+    """Show how far a block of code is, with the time it still needs.
 
     Parameters
     ----------
@@ -34,19 +41,97 @@ def progress_bar(title: str) -> Iterator[Advance]:
     Advance
         Moves the bar.
     """
+    if not console.is_terminal:
+        yield _lines(title)
+        return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        _DoneColumn(),
+        _TimeColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
     )
-    with Progress(*columns, console=console) as bars:
+    # Some steps report once a minute; the time left is to be known all the same.
+    with Progress(*columns, console=console, speed_estimate_period=600.0) as bars:
         task = bars.add_task(title, total=None, text="")
 
         def advance(done: int, total: int | None = None, text: str = "") -> None:
             bars.update(task, completed=done, total=total, text=text)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            # What failed before it began needs no bar above its error message.
+            bars.update(task, visible=bars.tasks[0].completed > 0)
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C stop a block only where it allows it, so that no file is left half-written.
+
+    A second Ctrl-C stops it wherever it is.
+
+    Yields
+    ------
+    callable
+        Call it where the block may stop: it raises ``KeyboardInterrupt`` after a Ctrl-C.
+    """
+    received = False
+
+    def remember(*_signal: object) -> None:
+        nonlocal received
+        received = True
+        signal.signal(signal.SIGINT, usual)
+
+    def stop_if_received() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGINT, remember)
+    try:
+        yield stop_if_received
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _lines(title: str) -> Advance:
+    """Return an advance that prints at most one line a minute, and one at the end."""
+    began = shown = time.monotonic()
+
+    def advance(done: int, total: int | None = None, text: str = "") -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < LINE_SECONDS and done != total:
+            return
+        shown = now
+        parts = (f"{title}: {_share(done, total)}", f"after {_hours(now - began)}", text)
+        console.out(", ".join(part for part in parts if part), highlight=False)
+
+    return advance
+
+
+class _DoneColumn(ProgressColumn):
+    """The part that is done, or the count where the whole is unknown."""
+
+    def render(self, task: Task) -> Text:
+        total = None if task.total is None else int(task.total)
+        return Text(_share(int(task.completed), total).rjust(4))
+
+
+class _TimeColumn(ProgressColumn):
+    """The time left while the bar runs, then the time it took."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f"{_hours(task.finished_time or 0.0)} in all")
+        if task.time_remaining is None:
+            return Text(_hours(task.elapsed or 0.0))
+        return Text(f"{_hours(task.time_remaining)} left")
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{done:,}" if total is None else f"{done / max(total, 1):.0%}"
+
+
+def _hours(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))

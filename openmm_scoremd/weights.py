@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from openmm_scoremd._tensors import read_tensors, write_tensors
 from openmm_scoremd.diffusion.schedule import VPSchedule
@@ -49,6 +52,11 @@ class ModelDescription:
         Shortest and longest length of every bond in the data.
     training : dict
         Configuration, steps, losses, versions: a record, never read back as settings.
+
+    Raises
+    ------
+    InvalidInputError
+        If a number is not positive and finite, or the example frames are not of these beads.
     """
 
     title: str
@@ -63,6 +71,18 @@ class ModelDescription:
     example_positions: Sequence[Sequence[Sequence[float]]]
     bond_ranges: Sequence[tuple[float, float]]
     training: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "scale", "t_min"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
+                raise InvalidInputError(f"{name} is {value!r}; it must be a positive number")
+        shape = np.shape(self.example_positions)
+        if len(shape) != 3 or not shape[0] or shape[1:] != (self.topology.n_beads, self.n_dims):
+            raise InvalidInputError(
+                f"example_positions have shape {shape}; they must be at least one frame of shape "
+                f"({self.topology.n_beads}, {self.n_dims})"
+            )
 
     def to_json(self) -> str:
         """Return the description as JSON."""

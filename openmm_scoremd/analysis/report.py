@@ -16,7 +16,12 @@ from openmm_scoremd.analysis.free_energy import (
     dihedral_free_energy_1d,
     dihedral_free_energy_2d,
 )
-from openmm_scoremd.analysis.observables import bond_labels, bond_lengths, phi_psi
+from openmm_scoremd.analysis.observables import (
+    bond_labels,
+    bond_lengths,
+    phi_psi,
+    phi_psi_labels,
+)
 from openmm_scoremd.analysis.plots import (
     plot_dihedral_profiles,
     plot_histograms,
@@ -26,7 +31,7 @@ from openmm_scoremd.analysis.results import Comparison
 from openmm_scoremd.topology import BeadTopology
 
 #: Bins per axis of the pictures: coarser than those of the metrics, to be seen.
-PICTURE_BINS = 60
+PICTURE_BINS = 45
 
 
 def write_report(
@@ -41,7 +46,8 @@ def write_report(
     """Compare samples with a reference and write pictures and numbers.
 
     Files: ``ramachandran.png`` and ``dihedrals.png`` (free energies of the first phi/psi pair),
-    ``bonds.png`` (histograms) and ``metrics.json``.
+    ``bonds.png`` (histograms) and ``metrics.json``. What the topology does not have is left out.
+    Nothing is written before all numbers are there.
 
     Parameters
     ----------
@@ -52,7 +58,7 @@ def write_report(
     samples : mapping of str to ndarray
         Independent frames (frames, N, 3), or replicas (replicas, frames, N, 3).
     topology : BeadTopology
-        The beads, with at least one phi/psi pair.
+        The beads, with bonds or a phi/psi pair.
     floor : ndarray, shape (frames, N, 3), nm
         Frames that noise floors are drawn from; training frames may be among them.
     resampling : Resampling
@@ -66,14 +72,29 @@ def write_report(
     Raises
     ------
     InvalidInputError
-        If frames are empty, not finite, or of another molecule.
+        If frames are empty, not finite, or of another molecule, or the topology has neither bonds
+        nor a phi/psi pair.
     """
     folder = Path(folder)
     comparison = compare_with_reference(
         reference, samples, topology, floor_positions=floor, resampling=resampling
     )
     pooled = {"reference": floor, **samples}
-    angles = {name: _first_pair(frames, topology) for name, frames in pooled.items()}
+    if phi_psi_labels(topology):
+        angles = {name: _first_pair(frames, topology) for name, frames in pooled.items()}
+        _draw_dihedrals(angles, folder)
+    if topology.bonds:
+        plot_histograms(
+            {name: bond_lengths(_pooled(v), topology) for name, v in pooled.items()},
+            folder / "bonds.png",
+            labels=bond_labels(topology),
+            x_label="bond length / nm",
+        )
+    write_json(folder / "metrics.json", comparison.to_dict())
+    return comparison
+
+
+def _draw_dihedrals(angles: Mapping[str, NDArray[np.floating]], folder: Path) -> None:
     plot_ramachandran(
         {name: dihedral_free_energy_2d(v, bins=PICTURE_BINS) for name, v in angles.items()},
         folder / "ramachandran.png",
@@ -81,12 +102,6 @@ def write_report(
     plot_dihedral_profiles(
         {"φ": _profiles(angles, axis=0), "ψ": _profiles(angles, axis=1)}, folder / "dihedrals.png"
     )
-    lengths = {name: bond_lengths(_pooled(v), topology) for name, v in pooled.items()}
-    plot_histograms(
-        lengths, folder / "bonds.png", labels=bond_labels(topology), x_label="bond length / nm"
-    )
-    write_json(folder / "metrics.json", comparison.to_dict())
-    return comparison
 
 
 def _pooled(frames: ArrayLike) -> NDArray[np.floating]:

@@ -48,7 +48,20 @@ class TrainingState:
 def gather_tensors(
     model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """Return copies of all tensors of a run under unique names."""
+    """Return copies of all tensors of a run under unique names.
+
+    Parameters
+    ----------
+    model, average : nn.Module
+        The network and the average of its weights.
+    optimizer : torch.optim.Optimizer
+        Its state is kept, its settings (which follow from the configuration) are not.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU; names as in :class:`TrainingState`.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for index, entries in optimizer.state_dict()["state"].items():
@@ -63,6 +76,15 @@ def restore_tensors(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Load what :func:`gather_tensors` returned.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        State to go on from.
+    model, average : nn.Module
+        The network and the average of its weights; changed in place.
+    optimizer : torch.optim.Optimizer
+        Changed in place, except for its settings.
 
     Raises
     ------
@@ -85,7 +107,15 @@ def restore_tensors(
 
 
 def save_checkpoint(state: TrainingState, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all; the same state gives the same bytes.
+
+    Parameters
+    ----------
+    state : TrainingState
+        What to write.
+    path : path-like
+        ``.safetensors`` file.
+    """
     header = {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
@@ -96,7 +126,17 @@ def save_checkpoint(state: TrainingState, path: str | os.PathLike[str]) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> TrainingState:
-    """Read a checkpoint.
+    """Read a checkpoint; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : path-like
+        File written by :func:`save_checkpoint`.
+
+    Returns
+    -------
+    TrainingState
+        What was written.
 
     Raises
     ------

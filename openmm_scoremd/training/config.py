@@ -282,10 +282,20 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     old, new : mapping
-        Outputs of :func:`config_record`.
+        Outputs of :func:`config_record`. Entries that the version which wrote ``old`` did not know
+        have their default values: what they do by default is what was done before.
     """
-    changed = sorted(_different_keys(old, new, ""))
+    defaults = config_record(TrainingConfig(DataConfig("")))
+    changed = sorted(_different_keys(_completed(old, defaults), new, ""))
     return [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+
+
+def _completed(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    completed = {**defaults, **record}
+    for key, default in defaults.items():
+        if isinstance(default, dict) and isinstance(completed[key], dict):
+            completed[key] = _completed(completed[key], default)
+    return completed
 
 
 def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> set[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -37,54 +39,130 @@ def load_training_config(
         If the file cannot be read, or an entry is unknown (the nearest known one is named), of the
         wrong type or out of range.
     """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    for entry in overrides:
+        if "=" not in entry:
+            raise ConfigurationError(f"override {entry!r} has no value; write it as name=value")
+    parser = jsonargparse.ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, add_help=False, print_config=None
+    )
     add_training_arguments(parser)
     arguments = [f"--config={os.fspath(path)}", *(f"--{entry}" for entry in overrides)]
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
-    except argparse.ArgumentError as error:
-        hint = nearest_option(str(error), option_names(parser))
-        raise ConfigurationError(f"{os.fspath(path)}: {error}{hint}") from error
-    values.pop("config")
-    return TrainingConfig(**values)
+        config, _ = parse_training_arguments(parser, arguments)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{os.fspath(path)}: {error}") from error
+    return config
 
 
 def add_training_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """Give a parser ``--config`` and an option for every entry of :class:`TrainingConfig`."""
-    parser.add_argument("--config", action="config", help="YAML file.")
+    parser.add_argument(
+        "--config", action="config", help="YAML file; options given beside it override its entries"
+    )
     parser.add_class_arguments(TrainingConfig, None)
 
 
-def option_names(parser: jsonargparse.ArgumentParser) -> list[str]:
-    """Return the names of all options of a parser, dotted where nested."""
-    return list(parser.get_defaults(skip_validation=True).keys())
-
-
-def nearest_option(message: str, names: Iterable[str]) -> str:
-    """Return a hint at the known option nearest to the unknown one an error message names.
+def parse_training_arguments(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Parse a command line.
 
     Parameters
     ----------
-    message : str
-        Error of the parser.
-    names : iterable of str
-        Known options.
+    parser : jsonargparse.ArgumentParser
+        With the options of :func:`add_training_arguments`, perhaps with others.
+    arguments : sequence of str
+        The command line. Options override the entries of a file, wherever ``--config`` stands.
 
     Returns
     -------
-    str
-        For example ``"; did you mean epochs?"``; empty if no option is unknown or none is near.
+    config : TrainingConfig
+        Checked configuration.
+    others : dict
+        Values of the parser's other options.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`load_training_config`.
     """
-    flag = re.search(r"unrecognized arguments: --([\w.\-]+)", message)
-    nested = re.search(r"Group '(.+)' does not accept option '(.+)'", message)
-    plain = re.search(r"does not accept option '(.+)'|Key '(.+)' is not expected", message)
-    if flag:
-        unknown = flag.group(1)
-    elif nested:
-        unknown = f"{nested.group(1).rpartition('train.')[2]}.{nested.group(2)}"
-    elif plain:
-        unknown = plain.group(1) or plain.group(2)
-    else:
-        return ""
-    nearest = difflib.get_close_matches(unknown, names, n=1, cutoff=0.4)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    try:
+        values = parser.parse_args(_config_first(arguments))
+        _check_sections(values)
+        parsed = vars(parser.instantiate(values))
+    except argparse.ArgumentError as error:
+        raise ConfigurationError(_explained(str(error))) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the configuration file is not UTF-8 text ({error})") from error
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    others = {name: value for name, value in parsed.items() if name not in names | {"config"}}
+    return TrainingConfig(**{name: parsed[name] for name in names}), others
+
+
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    # The parser lets a file override whatever stands before it.
+    files: list[str] = []
+    others: list[str] = []
+    for argument in arguments:
+        names_file = bool(files) and files[-1] == "--config"
+        chosen = files if names_file or re.match("--config($|=)", argument) else others
+        chosen.append(argument)
+    return files + others
+
+
+def _check_sections(values: jsonargparse.Namespace) -> None:
+    for name, hint in get_type_hints(TrainingConfig).items():
+        if dataclasses.is_dataclass(hint) and not isinstance(values[name], jsonargparse.Namespace):
+            raise ConfigurationError(f"{name} is {values[name]}; it must hold entries of its own")
+
+
+# --- Messages --------------------------------------------------------------------------------
+
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --([\w.\-]+)")
+_UNKNOWN_ENTRY = re.compile(
+    r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>.+?)'(?: is not accepted|$)"
+)
+_WRONG_TYPE = re.compile(r'Parser key "([\w.]+)":.*(?:Got value|Given value): (.*)', re.DOTALL)
+
+
+def _explained(message: str) -> str:
+    """Return the parser's message in words of ours, where it is one of those users meet."""
+    known = _entry_types(TrainingConfig)
+    if match := _UNKNOWN_OPTION.match(message):
+        return f"unknown option --{match[1]}{_did_you_mean(match[1], known, prefix='--')}"
+    if match := _UNKNOWN_ENTRY.match(message):
+        group, name = match.group("group", "name")
+        full = name if group is None or name.startswith(f"{group}.") else f"{group}.{name}"
+        return f"unknown entry {full}{_did_you_mean(full, known, prefix='')}"
+    if (match := _WRONG_TYPE.match(message)) and match[1] in known:
+        return f"{match[1]} is {match[2]}; it must be {_in_words(known[match[1]])}"
+    return " ".join(message.replace('Parser key "config": ', "").split())
+
+
+def _entry_types(config: type) -> dict[str, Any]:
+    """Return the types of all entries by dotted name."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(config).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            types |= {f"{name}.{inner}": value for inner, value in _entry_types(hint).items()}
+        else:
+            types[name] = hint
+    return types
+
+
+def _did_you_mean(unknown: str, known: dict[str, Any], *, prefix: str) -> str:
+    # People also forget the section: "learning_rate" means "optimizer.learning_rate".
+    names = {name.rpartition(".")[2]: name for name in reversed(known)} | {n: n for n in known}
+    nearest = difflib.get_close_matches(unknown, names, n=1)
+    return f" (did you mean {prefix}{names[nearest[0]]}?)" if nearest else ""
+
+
+def _in_words(hint: Any) -> str:
+    simple = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    if hint in simple:
+        return simple[hint]
+    if get_origin(hint) is Literal:
+        return " or ".join(str(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of whole numbers, such as [64, 64]"
+    return " or ".join(_in_words(part) for part in get_args(hint))

@@ -67,6 +67,16 @@ def read_log(path: str | os.PathLike[str]) -> list[LogRow]:
     """Return the complete rows of a log; none if there is no file.
 
     A last line torn by a crash is ignored, and so is everything from a damaged line on.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    list of LogRow
+        Rows in order.
     """
     if not Path(path).exists():
         return []

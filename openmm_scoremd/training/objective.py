@@ -141,9 +141,19 @@ class _PrecomputedGradient(torch.autograd.Function):
 
 
 def choose_objective(objective: DenoisingObjective, *, backend: str) -> nn.Module:
-    """Return the objective for a backend: ``eager``, ``compiled``, or ``auto``.
+    """Return the objective in the form that a backend runs.
 
-    ``auto`` compiles on CUDA, and on CPU where a C++ compiler is found; it says what it chose.
+    Parameters
+    ----------
+    objective : DenoisingObjective
+        The loss.
+    backend : {"auto", "eager", "compiled"}
+        ``auto`` compiles on CUDA, and on CPU where a C++ compiler is found; it logs its choice.
+
+    Returns
+    -------
+    nn.Module
+        Takes the arrays of a :class:`Batch` and returns the scalar loss.
     """
     if backend == "auto":
         compiler = torch.cuda.is_available() or shutil.which("g++") or shutil.which("clang++")

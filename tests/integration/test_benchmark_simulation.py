@@ -1,4 +1,4 @@
-"""The simulation benchmark runs, and compares two forms of the same function. No timing is tested."""
+"""The simulation benchmark runs and compares two forms of one function; no timing is tested."""
 
 import importlib
 import json
@@ -36,6 +36,7 @@ def smoke(tmp_path_factory):
     return done.stdout, json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_record_says_where_and_with_what_it_was_made(smoke):
     _, record = smoke
     assert record["benchmark"] == "simulation"
@@ -45,6 +46,7 @@ def test_record_says_where_and_with_what_it_was_made(smoke):
     assert {"torch", "openmm", "openmmtorch", "python"} <= set(record["versions"])
 
 
+@pytest.mark.slow
 def test_every_variant_is_timed_for_every_network(smoke, benchmark):
     _, record = smoke
     shapes = [(n["n_beads"], n["architecture"]["width"]) for n in record["networks"]]
@@ -56,6 +58,7 @@ def test_every_variant_is_timed_for_every_network(smoke, benchmark):
         assert network["matrix_product_gflop_per_s"] > 0.0
 
 
+@pytest.mark.slow
 def test_columns_are_consistent(smoke, benchmark):
     _, record = smoke
     for network in record["networks"]:
@@ -70,6 +73,7 @@ def test_columns_are_consistent(smoke, benchmark):
             assert len(row["samples_us"]) == benchmark.SMOKE.min_rounds
 
 
+@pytest.mark.slow
 def test_plain_and_folded_networks_agree(smoke):
     _, record = smoke
     for network in record["networks"]:
@@ -90,6 +94,7 @@ def test_disagreement_stops_the_benchmark(benchmark, tmp_path):
         benchmark.differences(case)
 
 
+@pytest.mark.slow
 def test_table_fits_a_terminal(smoke):
     text, record = smoke
     lines = text.splitlines()

@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import openmm
 import openmm.app as app

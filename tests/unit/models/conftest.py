@@ -41,9 +41,19 @@ NETWORKS = {
     "graph-high-times": (NetworkConfig(**SMALL, t_min=0.1, t_max=0.6), 3, 3),
     "graph-types": (NetworkConfig(**SMALL, **VOCABULARIES), 6, 3),
     "graph-noise-level": (NetworkConfig(**SMALL, noise_floor=0.01), 5, 3),
+    "graph-noise-level-high-times": (
+        NetworkConfig(**SMALL, noise_floor=0.2, t_min=0.1, t_max=0.6),
+        3,
+        3,
+    ),
     "mlp": (NetworkConfig(**SMALL, kind="mlp"), 1, 2),
     "mlp-beads": (NetworkConfig(**SMALL, kind="mlp", t_min=0.1, t_max=0.6), 3, 3),
     "mlp-noise-level": (NetworkConfig(**SMALL, kind="mlp", noise_floor=0.01), 1, 2),
+    "mlp-noise-level-high-times": (
+        NetworkConfig(**SMALL, kind="mlp", noise_floor=0.2, t_min=0.1, t_max=0.6),
+        1,
+        2,
+    ),
 }
 
 

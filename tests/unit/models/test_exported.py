@@ -130,7 +130,7 @@ def test_selected_particles(make_exported):
 
 def test_wrong_number_of_particles(make_exported):
     exported, _ = make_exported()
-    with pytest.raises(RuntimeError, match="shape"):
+    with pytest.raises(ValueError, match="7 particles; give a multiple of 5"):
         exported(torch.zeros(7, 3).double())
 
 

@@ -69,9 +69,9 @@ def make_mixture(tmp_path) -> Callable[[int], Path]:
 
 
 @pytest.fixture
-def chain(tmp_path) -> Path:
+def molecule(tmp_path) -> Path:
     """A dataset of 100 frames of three beads."""
-    return write_dataset(tmp_path / "chain.npz", chain_positions(100))
+    return write_dataset(tmp_path / "molecule.npz", chain_positions(100))
 
 
 @pytest.fixture

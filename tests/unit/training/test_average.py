@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.training.average import exponential_average
+from openmm_scoremd.training.checkpoint import gather_tensors, restore_tensors
 
 
 def averages_of(values, decay):
@@ -40,3 +41,35 @@ def test_final_decay():
 
 def test_no_averaging():
     assert averages_of([1.0, 5.0, 2.0], decay=0.0) == [1.0, 5.0, 2.0]
+
+
+class Run:
+    """A weight that takes given values, and its average."""
+
+    def __init__(self):
+        self.model = nn.Linear(1, 1, bias=False)
+        self.average = AveragedModel(self.model, multi_avg_fn=exponential_average(0.999))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+
+    def go_on(self, values):
+        for value in values:
+            with torch.no_grad():
+                self.model.weight.fill_(value)
+            self.average.update_parameters(self.model)
+        return float(self.average.module.weight.detach())
+
+
+def test_a_resumed_average_goes_on_where_it_was():
+    first, rest = [4.0, 15.0, 1.0, 8.0], [3.0, -2.0, 7.0]
+    stopped, resumed, uninterrupted = Run(), Run(), Run()
+    stopped.go_on(first)
+    tensors = gather_tensors(stopped.model, stopped.average, stopped.optimizer)
+    restore_tensors(tensors, resumed.model, resumed.average, resumed.optimizer)
+    expected = uninterrupted.go_on(first + rest)
+    assert resumed.go_on(rest) == expected
+    # Neither an average begun anew nor one that warms up a second time.
+    assert Run().go_on(rest) != pytest.approx(expected, rel=1e-3)
+    forgetful = Run()
+    restore_tensors(tensors, forgetful.model, forgetful.average, forgetful.optimizer)
+    forgetful.average.n_averaged.fill_(1)
+    assert forgetful.go_on(rest) != pytest.approx(expected, rel=1e-3)

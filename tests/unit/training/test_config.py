@@ -119,8 +119,20 @@ def test_changed_keys(entries, expected):
     assert changed_keys(other, config_record(CONFIG)) == expected
 
 
-def test_keys_that_only_one_version_knows_are_changes():
+def test_entries_that_an_older_version_did_not_know_have_their_defaults():
     old = config_record(CONFIG)
-    del old["loss"]["t_max"]
+    del old["loss"]["t_max"], old["network"], old["seed"]
+    assert changed_keys(old, config_record(CONFIG)) == []
+    other = dataclasses.replace(CONFIG, seed=1, network=NetworkConfig(heads=2))
+    assert changed_keys(old, config_record(other)) == ["network.heads", "seed"]
+
+
+def test_entries_that_this_version_does_not_know_are_changes():
+    old = config_record(CONFIG)
     old["dropout"] = 0.1
-    assert changed_keys(old, config_record(CONFIG)) == ["dropout", "loss.t_max"]
+    old["loss"]["order"] = 2
+    assert changed_keys(old, config_record(CONFIG)) == ["dropout", "loss.order"]
+    assert changed_keys({**old, "network": 3}, config_record(CONFIG))[1:] == [
+        "loss.order",
+        "network",
+    ]

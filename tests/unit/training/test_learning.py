@@ -58,7 +58,6 @@ def test_loss_reaches_the_optimum_of_a_gaussian_mixture(make_mixture, make_confi
     untrained = mean_loss(trainer.model.score)
     trainer.start()
     trained = mean_loss(load_weights(tmp_path / "run" / "weights.safetensors").model.score)
-    print(optimum, untrained, trained)
     assert untrained > 3.0 * optimum
     # Not below it: that would be another loss.
     assert 0.98 * optimum < trained < 1.05 * optimum

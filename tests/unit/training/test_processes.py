@@ -103,9 +103,9 @@ def test_kill_9_at_random_moments(planar, make_config, tmp_path, spawn, assert_s
     assert_same_run(folder, tmp_path / "straight")
 
 
-def test_two_processes_do_what_one_does(chain, make_config, tmp_path, spawn, read_run):
-    one = make_config(chain, **{"hardware.precision": "64-true"})
-    two = make_config(chain, **{"hardware.precision": "64-true", "hardware.devices": 2})
+def test_two_processes_do_what_one_does(molecule, make_config, tmp_path, spawn, read_run):
+    one = make_config(molecule, **{"hardware.precision": "64-true"})
+    two = make_config(molecule, **{"hardware.precision": "64-true", "hardware.devices": 2})
     process = spawn(two, tmp_path / "two")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

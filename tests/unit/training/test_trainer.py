@@ -66,54 +66,82 @@ def test_weights_are_the_average(finished, read_run):
     assert any(not torch.equal(v, state[f"model.{name}"]) for name, v in found.items())
 
 
-def test_average_follows_the_weights(planar, make_config, tmp_path, read_run):
-    config = make_config(planar, **{"optimizer.ema_decay": 0.0})
-    Trainer(config, tmp_path / "run").start()
-    state = load_checkpoint(tmp_path / "run" / CHECKPOINT).tensors
-    for name, value in read_run(tmp_path / "run")[0].items():
-        assert torch.equal(value, state[f"model.{name}"])
+def test_average_is_that_of_the_weights_after_every_step(planar, make_config, tmp_path):
+    trainer = Trainer(make_config(planar, epochs=1), tmp_path / "run")
+    history = []
+    for step in range(5):
+        trainer._train_step(step)
+        history.append(next(trainer.model.parameters()).detach().clone())
+    # Decay (1 + n) / (10 + n) below 0.9, from the second value on.
+    expected = history[0]
+    for n, value in enumerate(history[1:], 1):
+        decay = (1 + n) / (10 + n)
+        expected = decay * expected + (1.0 - decay) * value
+    found = next(trainer.average.module.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_learning_rate_is_a_cosine(finished):
+def cosine(step):
+    """Learning rate of a step of 25."""
+    return 1e-5 + 0.5 * (1e-2 - 1e-5) * (1.0 + math.cos(math.pi * step / 25))
+
+
+def test_logged_learning_rate_is_a_cosine(finished):
     _, folder = finished
-    rows = read_log(folder / LOG)
-    for row in rows:
+    for row in read_log(folder / LOG):
         # That of the last step before the row.
-        progress = (row.step - 1) / 25
-        expected = 1e-5 + 0.5 * (1e-2 - 1e-5) * (1.0 + math.cos(math.pi * progress))
-        assert row.learning_rate == pytest.approx(expected, rel=1e-4)
+        assert row.learning_rate == pytest.approx(cosine(row.step - 1), rel=1e-4)
 
 
-def test_optimiser_sees_that_learning_rate(planar, make_config, tmp_path):
-    # Without weight decay the first step of Adam has the length of the learning rate.
-    config = make_config(planar, epochs=1, log_steps=1, **{"optimizer.weight_decay": 0.0})
-    trainer = Trainer(config, tmp_path / "run")
-    before = [p.detach().clone() for p in trainer.model.parameters()]
-    trainer._train_step(0)
-    moved = [
-        (p.detach() - b).abs() for p, b in zip(trainer.model.parameters(), before, strict=True)
-    ]
-    assert float(moved[0].max()) == pytest.approx(1e-2, rel=1e-3)
-
-
-def test_gradients_are_clipped_by_element(planar, make_config, tmp_path):
-    trainer = Trainer(make_config(planar, **{"optimizer.gradient_clip": 1e-3}), tmp_path / "run")
-    seen = []
+def watch_optimizer(trainer, monkeypatch, look):
     step = trainer.optimizer.step
 
     def spy():
-        seen.extend(p.grad.abs().max() for p in trainer.model.parameters() if p.grad is not None)
+        look()
         return step()
 
-    trainer.optimizer.step = spy
+    monkeypatch.setattr(trainer.optimizer, "step", spy)
+
+
+def test_optimiser_uses_that_learning_rate_also_after_a_resume(
+    planar, make_config, tmp_path, run_until, monkeypatch
+):
+    config = make_config(planar)
+    run_until(config, tmp_path / "run", 11)
+    trainer = Trainer(config, tmp_path / "run")
+    used = []
+    # That of the optimiser itself, inside what Fabric wraps around it.
+    watch_optimizer(
+        trainer,
+        monkeypatch,
+        lambda: used.append(trainer.optimizer.optimizer.param_groups[0]["lr"]),
+    )
+    trainer.resume()
+    assert used == pytest.approx([cosine(step) for step in range(9, 25)])
+
+
+def test_first_step_has_the_length_of_the_learning_rate(planar, make_config, tmp_path):
+    # As always with Adam, if the weights do not decay.
+    trainer = Trainer(make_config(planar, **{"optimizer.weight_decay": 0.0}), tmp_path / "run")
+    before = next(trainer.model.parameters()).detach().clone()
+    trainer._train_step(0)
+    moved = (next(trainer.model.parameters()).detach() - before).abs()
+    assert float(moved.max()) == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_gradients_are_clipped_by_element(planar, make_config, tmp_path, monkeypatch):
+    trainer = Trainer(make_config(planar, **{"optimizer.gradient_clip": 1e-3}), tmp_path / "run")
+    seen = []
+    gradients = (p.grad for p in trainer.model.parameters() if p.grad is not None)
+    watch_optimizer(trainer, monkeypatch, lambda: seen.extend(g.abs().max() for g in gradients))
     trainer._train_step(0)
     assert float(max(seen)) == pytest.approx(1e-3)
 
 
 def test_the_seed_decides_everything(planar, make_config, tmp_path, assert_same_run, read_run):
     state = torch.get_rng_state()
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        torch.manual_seed(len(name) + seed)  # must not matter
+    for number, (name, seed) in enumerate((("a", 3), ("b", 3), ("c", 4))):
+        torch.manual_seed(number)  # must not matter
         before = torch.get_rng_state()
         Trainer(make_config(planar, seed=seed), tmp_path / name).start()
         assert torch.equal(torch.get_rng_state(), before)
@@ -122,21 +150,21 @@ def test_the_seed_decides_everything(planar, make_config, tmp_path, assert_same_
     assert read_run(tmp_path / "a")[1] != read_run(tmp_path / "c")[1]
 
 
-def test_molecules_in_double_precision(chain, make_config, tmp_path):
-    config = make_config(chain, epochs=1, **{"hardware.precision": "64-true"})
+def test_molecules_in_double_precision(molecule, make_config, tmp_path):
+    config = make_config(molecule, epochs=1, **{"hardware.precision": "64-true"})
     Trainer(config, tmp_path / "run").start()
     trained = load_weights(tmp_path / "run" / WEIGHTS)
     assert isinstance(trained.model, GraphTransformerEnergy)
     assert {v.dtype for v in trained.model.state_dict().values()} == {torch.float64}
-    dataset = load_dataset(chain)
+    dataset = load_dataset(molecule)
     lengths = np.linalg.norm(np.diff(dataset.positions, axis=1), axis=-1)
     expected = [(low, high) for low, high in zip(lengths.min(0), lengths.max(0), strict=True)]
     np.testing.assert_allclose(trained.description.bond_ranges, expected, rtol=1e-6)
 
 
-def test_better_conditioned_form(chain, make_config, tmp_path):
+def test_better_conditioned_form(molecule, make_config, tmp_path):
     entries = {"network.noise_floor": 0.01, "loss.time_distribution": "balanced"}
-    config = make_config(chain, epochs=1, **entries)
+    config = make_config(molecule, epochs=1, **entries)
     trainer = Trainer(config, tmp_path / "run")
     times = torch.cat([trainer.stream.batch(step).t for step in range(5)])
     # 0.003 of uniform times.

@@ -1,0 +1,126 @@
+"""Reports: pictures of what the topology has, numbers of the comparison, nothing half-written."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from openmm_scoremd.analysis import report
+from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd.analysis.observables import bond_lengths, phi_psi
+from openmm_scoremd.analysis.report import write_report
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.errors import InvalidInputError
+
+DATASET = Path(__file__).parents[3] / "examples" / "data" / "alanine_dipeptide.npz"
+FAST = Resampling(n_resamples=4, n_repeats=2)
+PICTURES = {"ramachandran.png", "dihedrals.png", "bonds.png"}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset(DATASET).subset(range(1200))
+
+
+@pytest.fixture
+def make_report(dataset, tmp_path):
+    """Return a function that writes a report into ``tmp_path / "report"``."""
+
+    def make(topology=dataset.topology, **changes):
+        x = dataset.positions
+        samples = {"iid": x[300:500], "simulation": x[500:700].reshape(4, 50, 5, 3)}
+        options = {"floor": x, "resampling": FAST, **changes}
+        reference = options.pop("reference", x[:300])
+        samples = options.pop("samples", samples)
+        return write_report(tmp_path / "report", reference, samples, topology, **options)
+
+    return make
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the report hands to its plotting functions; nothing is drawn."""
+    calls = {}
+
+    def recorder(name):
+        return lambda values, *_args, **_options: calls.update({name: values})
+
+    for name in ("plot_ramachandran", "plot_dihedral_profiles", "plot_histograms"):
+        monkeypatch.setattr(report, name, recorder(name))
+    return calls
+
+
+def files(tmp_path):
+    return {path.name for path in (tmp_path / "report").iterdir()}
+
+
+def test_files_and_numbers(make_report, dataset, tmp_path):
+    comparison = make_report()
+    assert files(tmp_path) == PICTURES | {"metrics.json"}
+    for name in PICTURES:
+        height, width = imread(tmp_path / "report" / name).shape[:2]
+        assert width > height > 200
+    x = dataset.positions
+    expected = compare_with_reference(
+        x[:300],
+        {"iid": x[300:500], "simulation": x[500:700].reshape(4, 50, 5, 3)},
+        dataset.topology,
+        floor_positions=x,
+        resampling=FAST,
+    )
+    assert comparison == expected
+    stored = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert stored == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_pictures_show_the_floor_as_reference_and_all_frames_of_all_replicas(
+    make_report, dataset, drawn
+):
+    make_report()
+    x, topology = dataset.positions, dataset.topology
+    surfaces = drawn["plot_ramachandran"]
+    assert list(surfaces) == ["reference", "iid", "simulation"]
+    for name, frames in {"reference": x, "iid": x[300:500], "simulation": x[500:700]}.items():
+        phi, psi = phi_psi(frames, topology)[:, 0].T
+        surface = surfaces[name]
+        counts, _, _ = np.histogram2d(phi, psi, bins=(surface.x_edges, surface.y_edges))
+        assert counts.sum() == len(frames)
+        np.testing.assert_array_equal(np.isfinite(surface.values), counts > 0)
+        assert surface.values.flat[counts.argmax()] == 0.0
+        for axis, angle in (("φ", phi), ("ψ", psi)):
+            profile = drawn["plot_dihedral_profiles"][axis][name]
+            counts, _ = np.histogram(angle, bins=profile.edges)
+            np.testing.assert_array_equal(np.isfinite(profile.values), counts > 0)
+        np.testing.assert_array_equal(
+            drawn["plot_histograms"][name], bond_lengths(frames, topology)
+        )
+
+
+def test_beads_without_a_backbone(make_report, dataset, tmp_path):
+    comparison = make_report(dataclasses.replace(dataset.topology, names=tuple("ABCDE")))
+    assert files(tmp_path) == {"bonds.png", "metrics.json"}
+    assert [m.key for m in comparison.sets[0].metrics] == ["bond_wasserstein"]
+
+
+def test_beads_without_bonds(make_report, dataset, tmp_path):
+    make_report(dataclasses.replace(dataset.topology, bonds=()))
+    assert files(tmp_path) == {"ramachandran.png", "dihedrals.png", "metrics.json"}
+
+
+def test_beads_with_neither(make_report, dataset, tmp_path):
+    nameless = dataclasses.replace(dataset.topology, names=tuple("ABCDE"), bonds=())
+    with pytest.raises(InvalidInputError, match="neither bonds nor phi/psi"):
+        make_report(nameless)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("broken", ["samples", "reference", "floor"])
+def test_bad_frames_leave_nothing(make_report, dataset, tmp_path, broken):
+    frames = dataset.positions[:100].copy()
+    frames[3, 2, 1] = np.nan
+    with pytest.raises(InvalidInputError, match="NaN"):
+        make_report(**{broken: {"iid": frames} if broken == "samples" else frames})
+    assert not (tmp_path / "report").exists()

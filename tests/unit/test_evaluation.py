@@ -1,0 +1,160 @@
+"""Evaluation of a model: which reference frames count, what is written, what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from openmm_scoremd._io import sha256_of_file
+from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames
+from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
+from openmm_scoremd.evaluation import evaluate, held_back_frames
+from openmm_scoremd.model_file import ScoreModelFile
+
+FAST = Resampling(n_resamples=4, n_repeats=2, seed=5)
+SPLIT = {"config": {"seed": 3, "data": {"held_back_fraction": 0.25}}}
+
+
+@pytest.fixture
+def make_dataset(toy, chain, tmp_path):
+    """Return a function that writes 40 frames of the toy chain; keywords change the topology."""
+
+    def make(name="reference.npz", *, seed=0, temperature=300.0, **changes):
+        topology = dataclasses.replace(toy.metadata.topology, **changes)
+        frames = chain(40, 4, seed=seed).astype(np.float32)
+        save_dataset(CGDataset(frames, topology, temperature), tmp_path / name)
+        return tmp_path / name, frames
+
+    return make
+
+
+@pytest.fixture
+def trained_on(make_toy):
+    """Return a function that makes a model that says it was trained on a dataset."""
+
+    def make(path, training):
+        toy = make_toy("trained.pt", dataset_sha256=sha256_of_file(path), training=training)
+        return ScoreModelFile(toy.path)
+
+    return make
+
+
+class TestHeldBackFrames:
+    def test_of_the_dataset_of_the_training(self, make_dataset, trained_on):
+        path, frames = make_dataset()
+        _, held_back = split_frames(40, held_back_fraction=0.25, seed=3)
+        found = held_back_frames(trained_on(path, SPLIT), path)
+        assert found.shape == (10, 4, 3)
+        np.testing.assert_array_equal(found, frames[held_back])
+
+    def test_all_frames_of_another_dataset(self, make_dataset, trained_on):
+        path, _ = make_dataset()
+        other, frames = make_dataset("other.npz", seed=1)
+        np.testing.assert_array_equal(held_back_frames(trained_on(path, SPLIT), other), frames)
+
+    def test_a_copy_under_another_name_is_the_same_dataset(self, make_dataset, trained_on):
+        path, _ = make_dataset()
+        model = trained_on(path, SPLIT)
+        assert len(held_back_frames(model, path.rename(path.with_name("moved.npz")))) == 10
+
+    def test_model_that_has_seen_all_frames(self, make_dataset, trained_on, caplog):
+        path, frames = make_dataset()
+        model = trained_on(path, {"config": {"seed": 3, "data": {"held_back_fraction": 0.0}}})
+        np.testing.assert_array_equal(held_back_frames(model, path), frames)
+        assert "trained.pt was trained on every frame" in caplog.text
+
+    @pytest.mark.parametrize("training", [{}, {"config": {}}, {"config": {"seed": 1, "data": 3}}])
+    def test_model_that_does_not_say_what_it_has_seen(self, make_dataset, trained_on, training):
+        path, _ = make_dataset()
+        with pytest.raises(ModelFileError, match="does not say which frames were held back"):
+            held_back_frames(trained_on(path, training), path)
+
+
+class TestOtherMolecules:
+    def test_wrong_bead_count(self, make_dataset, make_toy):
+        path, _ = make_dataset()
+        model = ScoreModelFile(make_toy("three.pt", n_beads=3).path)
+        with pytest.raises(DatasetError, match=r"4 beads in 3 dimensions and three\.pt has 3"):
+            held_back_frames(model, path)
+
+    def test_wrong_bead_names(self, make_dataset, toy):
+        path, _ = make_dataset(names=("N", "CA", "C", "O"))
+        with pytest.raises(DatasetError, match=r"are N CA C O, those of toy\.pt B0 B1 B2 B3"):
+            held_back_frames(ScoreModelFile(toy.path), path)
+
+    def test_dataset_in_a_plane(self, toy, chain, tmp_path):
+        frames = chain(10, 4)[..., :2].astype(np.float32)
+        save_dataset(CGDataset(frames, toy.metadata.topology, 300.0), tmp_path / "plane.npz")
+        with pytest.raises(DatasetError, match="4 beads in 2 dimensions"):
+            held_back_frames(ScoreModelFile(toy.path), tmp_path / "plane.npz")
+
+    def test_model_in_a_plane(self, make_dataset, make_toy):
+        path, _ = make_dataset()
+        model = ScoreModelFile(make_toy("plane.pt", n_dims=2).path)
+        with pytest.raises(InvalidInputError, match=r"plane\.pt is a 2-D model"):
+            held_back_frames(model, path)
+
+    def test_missing_dataset(self, toy, tmp_path):
+        with pytest.raises(DatasetError, match=r"none\.npz does not exist"):
+            held_back_frames(ScoreModelFile(toy.path), tmp_path / "none.npz")
+
+    @pytest.mark.parametrize(("temperature", "warned"), [(300.0, False), (310.0, True)])
+    def test_other_temperature(self, make_dataset, toy, caplog, temperature, warned):
+        path, _ = make_dataset(temperature=temperature)
+        assert len(held_back_frames(ScoreModelFile(toy.path), path)) == 40
+        assert ("is of 310 K and toy.pt of 300 K" in caplog.text) == warned
+
+
+class TestEvaluate:
+    def test_numbers_pictures_and_record(self, make_dataset, trained_on, chain, tmp_path):
+        path, frames = make_dataset()
+        model = trained_on(path, SPLIT)
+        iid, replicas = chain(30, 4, seed=7), chain(24, 4, seed=8).reshape(12, 2, 4, 3)
+        comparison = evaluate(
+            model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
+        )
+        unseen = frames[split_frames(40, held_back_fraction=0.25, seed=3)[1]]
+        assert comparison == compare_with_reference(
+            unseen,
+            {"iid": iid, "simulation": replicas},
+            model.bead_topology,
+            floor_positions=frames,
+            resampling=FAST,
+        )
+        names = {file.name for file in (tmp_path / "out").iterdir()}
+        assert names == {"bonds.png", "metrics.json", "run.json"}
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert record["arguments"]["reference_frames"] == 10
+        assert record["seeds"] == {"frames": 9, "resampling": 5}
+        assert record["inputs"]["model"] == {"name": "trained.pt", "sha256": model.sha256}
+        assert record["inputs"]["reference"]["sha256"] == sha256_of_file(path)
+        assert record["results"] == json.loads(json.dumps(comparison.to_dict()))
+
+    def test_without_a_simulation(self, make_dataset, toy, chain, tmp_path):
+        path, _ = make_dataset()
+        comparison = evaluate(
+            ScoreModelFile(toy.path),
+            path,
+            tmp_path / "out",
+            iid=chain(30, 4),
+            replicas=None,
+            seed=0,
+            resampling=FAST,
+        )
+        assert [result.name for result in comparison.sets] == ["iid"]
+
+    def test_bad_frames_leave_nothing(self, make_dataset, toy, tmp_path):
+        path, _ = make_dataset()
+        with pytest.raises(InvalidInputError, match="NaN"):
+            evaluate(
+                ScoreModelFile(toy.path),
+                path,
+                tmp_path / "out",
+                iid=np.full((30, 4, 3), np.nan),
+                replicas=None,
+                seed=0,
+                resampling=FAST,
+            )
+        assert not (tmp_path / "out").exists()

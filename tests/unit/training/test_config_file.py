@@ -1,0 +1,189 @@
+"""Configurations from YAML and command lines: what is read, what wins, what is refused and how."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import jsonargparse
+import pytest
+
+from openmm_scoremd.errors import ConfigurationError
+from openmm_scoremd.training.config import TrainingConfig, config_record
+from openmm_scoremd.training.config_file import (
+    add_training_arguments,
+    load_training_config,
+    parse_training_arguments,
+)
+
+ROOT = Path(__file__).parents[3]
+YAML = """
+title: "Chain [5 beads]: test"
+data:
+  path: beads.npz
+  held_back_fraction: 0.25
+  scale: null
+network:
+  widths: [8, 4]
+  noise_floor: 0.01
+optimizer:
+  learning_rate: 1e-4
+epochs: 7
+"""
+
+
+@pytest.fixture
+def yaml(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(YAML)
+    return path
+
+
+@pytest.fixture
+def parse():
+    """Return a function from a command line to configuration and the other options."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--output")
+    add_training_arguments(parser)
+    return lambda *arguments: parse_training_arguments(parser, arguments)
+
+
+class TestReading:
+    def test_entries_and_defaults(self, yaml):
+        config = load_training_config(yaml)
+        assert config.title == "Chain [5 beads]: test"
+        assert config.data.path == "beads.npz"
+        assert config.data.held_back_fraction == 0.25
+        assert config.data.scale is None
+        assert config.network.widths == (8, 4)
+        assert config.network.noise_floor == 0.01
+        # 1e-4 without a point is text in YAML 1.1.
+        assert config.optimizer.learning_rate == 1e-4
+        assert config.epochs == 7
+        assert config.batch_size == TrainingConfig(config.data).batch_size
+        assert config.loss == TrainingConfig(config.data).loss
+
+    def test_overrides(self, yaml):
+        overrides = ["epochs=9", "network.widths=[3]", "data.scale=0.5", "title=a = b"]
+        config = load_training_config(str(yaml), overrides=overrides)
+        assert (config.epochs, config.network.widths, config.data.scale) == (9, (3,), 0.5)
+        assert config.title == "a = b"
+        unchanged = dataclasses.replace(config.data, scale=None)
+        assert unchanged == load_training_config(yaml).data
+
+    def test_null_overrides_a_number(self, yaml):
+        config = load_training_config(yaml, overrides=["network.noise_floor=null"])
+        assert config.network.noise_floor is None
+
+    @pytest.mark.parametrize("name", ["alanine_dipeptide", "mueller_brown"])
+    def test_shipped_configurations(self, name):
+        config = load_training_config(ROOT / "examples" / f"{name}.yaml")
+        assert name in config.data.path
+        assert config.network.output == "conservative"
+
+    def test_a_record_read_back_is_the_same(self, yaml, tmp_path):
+        config = load_training_config(yaml)
+        # JSON is YAML: run.json of a run can be trained from again.
+        again = tmp_path / "again.yaml"
+        again.write_text(repr(config_record(config)).replace("None", "null"))
+        assert load_training_config(again) == config
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize("position", [0, 1, 2])
+    @pytest.mark.parametrize("form", ["two words", "one word"])
+    def test_options_win_wherever_the_file_stands(self, parse, yaml, position, form):
+        options = [["--epochs", "9"], ["--data.path=mine.npz"]]
+        file = ["--config", str(yaml)] if form == "two words" else [f"--config={yaml}"]
+        options.insert(position, file)
+        config, _ = parse(*itertools.chain(*options))
+        assert (config.epochs, config.data.path) == (9, "mine.npz")
+        assert config.network.widths == (8, 4)
+
+    def test_later_files_win_over_earlier_ones(self, parse, yaml, tmp_path):
+        (tmp_path / "other.yaml").write_text("epochs: 11\n")
+        config, _ = parse("--config", str(yaml), "--config", str(tmp_path / "other.yaml"))
+        assert (config.epochs, config.network.widths) == (11, (8, 4))
+
+    def test_other_options_are_returned_apart(self, parse, yaml):
+        config, others = parse("--output", "run", "--config", str(yaml))
+        assert others == {"output": "run"}
+        assert config == load_training_config(yaml)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("entry", "nearest"),
+        [
+            ("titel: x", "unknown entry titel (did you mean title?)"),
+            ("network: {widht: 3}", "unknown entry network.widht (did you mean network.width?)"),
+            ("network: {hidden: 3}", "unknown entry network.hidden"),
+            ("learning_rate: 0.1", "did you mean optimizer.learning_rate?"),
+            ("layer: 3", "did you mean network.layers?"),
+            ("optimiser: {ema_decay: 0.9}", "did you mean optimizer.ema_decay?"),
+        ],
+    )
+    def test_unknown_entries_are_named_with_the_nearest(self, yaml, entry, nearest):
+        yaml.write_text(f"data: {{path: beads.npz}}\n{entry}\n")
+        with pytest.raises(ConfigurationError) as error:
+            load_training_config(yaml)
+        assert str(error.value).startswith(f"{yaml}: unknown entry")
+        assert nearest in str(error.value)
+
+    def test_no_hint_where_nothing_is_near(self, yaml):
+        yaml.write_text("data: {path: beads.npz}\nxyzzy: 3\n")
+        with pytest.raises(ConfigurationError, match=r"unknown entry xyzzy$"):
+            load_training_config(yaml)
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("network.widht=3", "unknown option --network.widht .did you mean --network.width"),
+            # Abbreviations would change their meaning when an option is added.
+            ("epoch=3", "unknown option --epoch .did you mean --epochs"),
+            ("epochs=2.5", "epochs is 2.5; it must be a whole number"),
+            ("epochs=many", "epochs is many; it must be a whole number"),
+            ("optimizer.ema_decay=x", "optimizer.ema_decay is x; it must be a number"),
+            ("data.scale=x", "data.scale is x; it must be a number or null"),
+            ("network.widths=[4,x]", r"network.widths is x; .* a list of whole numbers"),
+            ("network.kind=gnn", "network.kind is gnn; it must be graph-transformer or mlp"),
+            ("epochs=0", "epochs is 0; it must be at least 1"),
+            ("data.held_back_fraction=2", "held_back_fraction is 2.0; it must be at least 0"),
+            ("seed=-1", "seed is -1; it must be between"),
+            ("epochs", "override 'epochs' has no value; write it as name=value"),
+            ("help", "override 'help' has no value"),
+        ],
+    )
+    def test_bad_overrides(self, yaml, override, message):
+        with pytest.raises(ConfigurationError, match=message):
+            load_training_config(yaml, overrides=[override])
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"data: [path\n", "Problems parsing"),
+            (b"just text\n", "Unexpected config"),
+            (b"title: x\n", "data.path"),
+            (b"\xff\xfe\x00", "not UTF-8 text"),
+            (b"data: {path: x}\noptimizer: 5\n", "optimizer is 5; it must hold entries"),
+            (b"data: {path: x}\nnetwork: {layers: two}\n", "network.layers is two; .* whole"),
+        ],
+    )
+    def test_bad_files(self, yaml, content, message):
+        yaml.write_bytes(content)
+        with pytest.raises(ConfigurationError, match=message) as error:
+            load_training_config(yaml)
+        assert str(error.value).startswith(f"{yaml}: ")
+        assert "\n" not in str(error.value)
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(ConfigurationError, match=r"none\.yaml: File does not exist"):
+            load_training_config(tmp_path / "none.yaml")
+
+    def test_every_entry_of_the_tree_can_be_overridden(self, yaml):
+        record = config_record(load_training_config(yaml))
+        sections = {name: value for name, value in record.items() if isinstance(value, dict)}
+        assert set(sections) == {"data", "network", "schedule", "loss", "optimizer", "hardware"}
+        for section, entries in sections.items():
+            for name, value in entries.items():
+                text = "null" if value is None else str(value)
+                load_training_config(yaml, overrides=[f"{section}.{name}={text}"])
