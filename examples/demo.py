@@ -27,8 +27,8 @@ MODEL = HERE.parent / "torchscript_models" / "alanine_dipeptide.pt"
 REFERENCE = HERE / "data" / "alanine_dipeptide.npz"
 # Tests run a short form.
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-REPLICAS, STEPS, INTERVAL = (4, 40, 20) if SMOKE_TEST else (64, 8_000, 50)
-IID_FRAMES, SAMPLER_STEPS = (50, 10) if SMOKE_TEST else (2_000, 60)
+REPLICAS, STEPS, INTERVAL = (4, 40, 20) if SMOKE_TEST else (64, 4_000, 50)
+IID_FRAMES, SAMPLER_STEPS = (50, 10) if SMOKE_TEST else (1_500, 60)
 SEED = 1
 
 parser = argparse.ArgumentParser(description="Run the main job with the shipped model.")

@@ -131,8 +131,7 @@ def _explained(message: str) -> str:
     if match := _UNKNOWN_OPTION.match(message):
         return f"unknown option --{match[1]}{_did_you_mean(match[1], known, prefix='--')}"
     if match := _UNKNOWN_ENTRY.match(message):
-        group, name = match.group("group", "name")
-        full = name if group is None or name.startswith(f"{group}.") else f"{group}.{name}"
+        full = ".".join(part for part in match.group("group", "name") if part)
         return f"unknown entry {full}{_did_you_mean(full, known, prefix='')}"
     if (match := _WRONG_TYPE.match(message)) and match[1] in known:
         return f"{match[1]} is {match[2]}; it must be {_in_words(known[match[1]])}"

@@ -26,6 +26,7 @@ from openmm_scoremd.cli_commands import COMMANDS
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.simulation.trajectories import load_replicas
 from openmm_scoremd.training.trainer import Trainer
 from openmm_scoremd.weights import load_weights
@@ -191,19 +192,21 @@ class TestSteps:
         topology = mdtraj.load_topology(folder / "md/topology.psf")
         assert topology.n_atoms == 5
 
-    def test_simulation_starts_from_the_model_and_is_repeatable(self, workshop, here):
-        folder, _ = workshop
-        model, done = folder / "tiny.pt", []
-        for name, seed in (("same", 0), ("other", 1)):
-            options = ("--replicas", 3, "--steps", 25, "--interval", 10, "--seed", seed)
-            done.append(scoremd("simulate", model, name, *options).code)
-        assert done == [0, 0]
-        first, same, other = (load_replicas(f, n_beads=5) for f in (folder / "md", "same", "other"))
-        np.testing.assert_array_equal(first, same)
-        assert np.abs(first - other).max() > 1e-3
-        start = ScoreModelFile(model).sample(3, seed=0)
-        moved = np.abs(mdtraj.load("same/topology.pdb").xyz[0] - start[0]).max()
-        assert moved < 1e-3
+    def test_simulation_is_that_of_the_python_interface(self, workshop, here):
+        path, options = workshop[0] / "tiny.pt", {"seed": 4, "timestep": 0.001, "friction": 2.0}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        counts = ("--replicas", 3, "--steps", 25, "--interval", 10)
+        assert scoremd("simulate", path, here / "md", *counts, *words).code == 0
+        model = ScoreModelFile(path)
+        simulation = ReplicaSimulation(model, replicas=3, **options)
+        start = model.sample(3, seed=4)
+        simulation.set_positions(start)
+        simulation.add_trajectories(here / "expected", interval=10)
+        simulation.step(25)
+        found, expected = (load_replicas(here / name, n_beads=5) for name in ("md", "expected"))
+        np.testing.assert_array_equal(found, expected)
+        stored = mdtraj.load(here / "md" / "topology.pdb").xyz[0]
+        np.testing.assert_allclose(stored, start[0], atol=1e-4)
 
     def test_evaluate(self, workshop):
         folder, said = workshop
