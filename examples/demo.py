@@ -90,9 +90,8 @@ with console.status("comparing with reference frames"):
     )
 console.print(comparison.format_table(), highlight=False, soft_wrap=True)
 console.print(
-    "The shipped model is a plain diffusion model: its simulation loses the basin at φ = 60°, as the "
-    "picture shows.",
-    soft_wrap=True,
+    "The shipped model is a plain diffusion model: as the picture shows, its\n"
+    "simulation loses the basin at φ = 60°."
 )
 console.print(
     f"{REPLICAS} replicas of {STEPS * 0.002:g} ps at {rate:,.0f} replica-steps/s, "
