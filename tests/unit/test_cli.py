@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib.metadata
 import io
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -627,6 +630,35 @@ class TestHelp:
         loaded = set(done.stderr.split())
         assert "openmm_scoremd.cli_commands" in loaded
         assert loaded.isdisjoint({"torch", "openmm", "mdtraj", "numpy", "jsonargparse"})
+
+
+def commands_in_the_documentation():
+    patterns = ("README.md", "docs/*.md", "torchscript_models/*.md", "examples/*.yaml")
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths).replace("\\\n", " ")
+    return re.findall(r"^#? *(scoremd [a-z-]+ .*)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", commands_in_the_documentation())
+def test_commands_in_the_documentation_can_be_given(monkeypatch, line):
+    words = shlex.split(line, comments=True)[1:]
+    called = []
+
+    @functools.wraps(COMMANDS[words[0]])
+    def record(*_arguments, **options):
+        called.append(options)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(COMMANDS, words[0], record)
+    monkeypatch.setattr("openmm_scoremd.cli.train", record)
+    done = scoremd(*words)
+    assert (done.code, done.err) == (0, "")
+    assert len(called) == 1
+
+
+def test_documentation_shows_how_to_train_and_to_simulate():
+    shown = {line.split()[1] for line in commands_in_the_documentation()}
+    assert shown >= {"coarse-grain", "train", "export", "simulate", "evaluate"}
 
 
 @pytest.mark.usefixtures("here")
