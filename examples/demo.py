@@ -27,7 +27,7 @@ MODEL = HERE.parent / "torchscript_models" / "alanine_dipeptide.pt"
 REFERENCE = HERE / "data" / "alanine_dipeptide.npz"
 # Tests run a short form.
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
-REPLICAS, STEPS, INTERVAL = (4, 40, 20) if SMOKE_TEST else (64, 3_000, 50)
+REPLICAS, STEPS, INTERVAL = (4, 40, 20) if SMOKE_TEST else (64, 8_000, 50)
 IID_FRAMES, SAMPLER_STEPS = (50, 10) if SMOKE_TEST else (1_500, 60)
 SEED = 1
 
