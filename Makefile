@@ -34,7 +34,8 @@ demo: $(STAMP)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(RUN) examples/demo.py $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	@# The networks of the tests are too small for threads, and some tests run several processes.
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
