@@ -101,16 +101,23 @@ def _train(arguments: list[str]) -> None:
 
     parser = jsonargparse.ArgumentParser(
         prog="scoremd train",
-        usage="scoremd train --config FILE --output FOLDER [--resume] [--ENTRY X ...]",
+        usage="scoremd train --config FILE --output FOLDER [--resume] [--expert NAME] "
+        "[--ENTRY X ...]",
         description=f"{_summary(train)} Every entry of the file is an option, too.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--expert", help="train only this expert of a mixture, or go on with it")
     add_training_arguments(parser)
     config, options = parse_training_arguments(parser, arguments)
-    train(config, output=options["output"], resume=options["resume"])
+    train(
+        config,
+        output=options["output"],
+        resume=options["resume"],
+        expert=options["expert"],
+    )
 
 
 # --- From signatures to options --------------------------------------------------------------

@@ -7,38 +7,41 @@ allowed. Heavy imports stay inside the functions, so that ``scoremd --help`` is 
 
 from __future__ import annotations
 
+import contextlib
 import json as json_format
-import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from openmm_scoremd._io import result_folder, write_run_record
-from openmm_scoremd.errors import InvalidInputError, NumericalError
-from openmm_scoremd.progress import console, interrupts_held_back, progress_bar
+from openmm_scoremd.cli_steps import (
+    ChainOptions,
+    advance_simulation,
+    draw_independent,
+    info_rows,
+    load_model,
+    plot_training_loss,
+    refuse_given,
+    training_progress,
+    write_bead_topologies,
+    write_chains,
+    write_fokker_planck_errors,
+    write_independent_frames,
+    write_topologies,
+)
+from openmm_scoremd.errors import CheckpointError, InvalidInputError
+from openmm_scoremd.progress import console, progress_bar
 
 if TYPE_CHECKING:
     import mdtraj
-    import numpy as np
-    from numpy.typing import NDArray
 
     from openmm_scoremd.data.coarse_graining import CoarseGrainingMap
-    from openmm_scoremd.data.dataset import CGDataset
-    from openmm_scoremd.iid import Solver
-    from openmm_scoremd.model_file import ScoreModelFile
-    from openmm_scoremd.simulation.replicas import ReplicaSimulation
-    from openmm_scoremd.training.config import TrainingConfig
-    from openmm_scoremd.training.log import LogRow
-    from openmm_scoremd.training.trainer import Trainer
-
-logger = logging.getLogger(__name__)
+    from openmm_scoremd.training.config import ExpertConfig, TrainingConfig
+    from openmm_scoremd.training.trainer import Progress, Trainer
 
 ModelPath = Annotated[str, "model file (.pt)"]
 Seed = Annotated[int, "seed of all random numbers", 0, 2**63 - 1]
 Device = Annotated[Literal["cpu", "cuda"], "where independent frames are drawn"]
-
-_STEPS_PER_UPDATE = 10  # of the progress bar; where Ctrl-C stops a simulation
 
 
 def coarse_grain(
@@ -72,15 +75,18 @@ def coarse_grain(
         )
     scale = dataset.scale  # An error if there is nothing to learn, better now than in training.
     save_dataset(dataset, output)
-    _write_bead_topologies(dataset, output)
+    write_bead_topologies(dataset, output)
     print(
         f"{output}: {dataset.n_frames:,} frames of {dataset.n_beads} beads at "
         f"{dataset.temperature:g} K, scale {scale:.4f} nm"
     )
 
 
-def train(config: TrainingConfig, *, output: str, resume: bool) -> None:
-    """Train a network."""
+def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | None) -> None:
+    """Train a network, or the experts of a mixture one after another."""
+    if expert is not None or config.experts:
+        _train_experts(config, output, resume=resume, expert=expert)
+        return
     from openmm_scoremd.training.trainer import Trainer
 
     trainer = Trainer(config, output)
@@ -88,19 +94,48 @@ def train(config: TrainingConfig, *, output: str, resume: bool) -> None:
     if not trainer.fabric.is_global_zero:
         run()
         return
-    steps = f"{trainer.n_steps:,} steps of {config.batch_size} frames"
-    console.out(f"{output}: {steps} on {trainer.fabric.device}", highlight=False)
+    _announce(trainer, output)
     with progress_bar("training") as advance:
-
-        def progress(row: LogRow, total: int) -> None:
-            text = f"loss {row.loss:.4f}  {row.samples_per_second:,.0f} samples/s"
-            advance(row.step, total, text)
-
-        trainer.progress = progress
+        trainer.progress = training_progress(advance)
         weights = run()
-    _plot_loss(trainer)
+    plot_training_loss(trainer)
     print(f"{weights}: trained for {trainer.n_steps:,} steps")
     print(f"next: scoremd export {weights} MODEL.pt")
+
+
+def _train_experts(
+    config: TrainingConfig, output: str, *, resume: bool, expert: str | None
+) -> None:
+    from openmm_scoremd.training.experts import train_expert, train_mixture
+
+    if expert is None and not resume and Path(output).exists():
+        raise CheckpointError(
+            f"{output} exists already; give --resume to go on with it, or another folder"
+        )
+    with contextlib.ExitStack() as bars:
+
+        def progress_of(expert: ExpertConfig, trainer: Trainer) -> Progress | None:
+            if not trainer.fabric.is_global_zero:
+                return None
+            _announce(trainer, f"{output}, expert {expert.name}")
+            bars.close()
+            return training_progress(bars.enter_context(progress_bar(expert.name)))
+
+        if expert is not None:
+            weights = train_expert(config, expert, output, progress_of=progress_of)
+        else:
+            weights = train_mixture(config, output, progress_of=progress_of)
+    if expert is not None:
+        print(f"{weights}: trained; when all experts are, combine them with")
+        print(f"scoremd train --config FILE --output {output} --resume")
+        return
+    print(f"{weights}: {len(config.experts)} experts")
+    print(f"next: scoremd export {weights} MODEL.pt")
+
+
+def _announce(trainer: Trainer, where: str) -> None:
+    steps = f"{trainer.n_steps:,} steps of {trainer.config.batch_size} frames"
+    console.out(f"{where}: {steps} on {trainer.fabric.device}", highlight=False)
 
 
 def export(
@@ -122,45 +157,65 @@ def info(
     model: ModelPath, *, json: Annotated[bool, "print all metadata as JSON instead"] = False
 ) -> None:
     """Verify a model file and say what it is."""
-    file = _load_model(model)
+    file = load_model(model)
     if json:
         content = {"sha256": file.sha256, **json_format.loads(file.metadata.to_json())}
         print(json_format.dumps(content, indent=2))
         return
-    for name, value in _info_rows(file).items():
+    for name, value in info_rows(file).items():
         print(f"{name:<16}{value}")
 
 
 def sample(
     model: ModelPath,
-    output: Annotated[str, "new folder for iid.dcd, topology.pdb, topology.psf and run.json"],
+    output: Annotated[str, "new folder for DCD files, topology.pdb, topology.psf and run.json"],
     *,
-    frames: Annotated[int, "number of frames", 1] = 1000,
+    frames: Annotated[int | None, "number of independent frames; 1000 if not given", 1] = None,
     seed: Seed = 0,
     solver: Annotated[
-        Literal["dpm-solver", "euler-maruyama"], "how the reverse process is integrated"
-    ] = "dpm-solver",
+        Literal["dpm-solver", "euler-maruyama"] | None,
+        "how the reverse process is integrated; dpm-solver if not given",
+    ] = None,
     steps: Annotated[
         int | None, "score evaluations per frame; if not given 100, or 1000 for euler-maruyama", 1
     ] = None,
     device: Device = "cpu",
+    trajectory: Annotated[
+        int | None, "frames per chain of overdamped Langevin dynamics, instead of iid frames", 1
+    ] = None,
+    chains: Annotated[int | None, "number of chains; 10 if not given", 1] = None,
+    interval: Annotated[int | None, "steps between frames of a chain; 100 if not given", 1] = None,
+    stiffness: Annotated[
+        float | None,
+        "of springs between steps, standardised; if not given, 2.5 times the largest curvature",
+    ] = None,
+    time: Annotated[float | None, "diffusion time of a chain; the force's if not given"] = None,
+    window: Annotated[int | None, "steps computed together; one if not given", 1] = None,
+    temperature: Annotated[float | None, "of the noise in K; the model's if not given"] = None,
+    friction: Annotated[
+        float | None, "in 1/ps, to express steps of chains in ps; 1 if not given"
+    ] = None,
 ) -> None:
-    """Draw independent frames by reverse diffusion."""
-    from openmm_scoremd.simulation.trajectories import save_frames
-
+    """Draw independent frames, or chains of overdamped dynamics."""
+    options = ChainOptions(
+        chains=chains, interval=interval, stiffness=stiffness, time=time, window=window,
+        temperature=temperature, friction=friction,
+    )  # fmt: skip
+    if trajectory is None:
+        refuse_given(vars(options), "of trajectories; give --trajectory too")
+    else:
+        iid = {"frames": frames, "solver": solver, "steps": steps}
+        refuse_given(iid, "of independent frames; leave out, or leave out --trajectory")
     with result_folder(output) as folder:
-        file = _load_model(model, device)
-        positions = _draw(file, frames, seed=seed, solver=solver, steps=steps)
-        save_frames(positions, folder / "iid.dcd")
-        _write_topologies(file, positions[0], folder)
-        write_run_record(
-            folder,
-            arguments={"frames": frames, "solver": solver, "steps": steps, "device": device},
-            seeds={"sampling": seed},
-            inputs={"model": model},
-            results={},
-        )
-    print(f"{folder / 'iid.dcd'}: {frames:,} independent frames")
+        file = load_model(model, device)
+        if trajectory is None:
+            kind = solver or "dpm-solver"
+            said = write_independent_frames(
+                file, folder, frames or 1000, seed=seed, solver=kind, steps=steps, device=device
+            )
+        else:
+            said = write_chains(file, folder, trajectory, options, seed=seed, device=device)
+    print(said)
 
 
 def simulate(
@@ -185,7 +240,7 @@ def simulate(
             f"interval is {interval} and steps {steps}: there would be no frame"
         )
     with result_folder(output) as folder:
-        file = _load_model(model, device)
+        file = load_model(model, device)
         simulation = ReplicaSimulation(
             file,
             replicas=replicas,
@@ -195,11 +250,11 @@ def simulate(
             platform=platform,
             backend=backend,
         )
-        start = _draw(file, replicas, seed=seed)
+        start = draw_independent(file, replicas, seed=seed)
         simulation.set_positions(start)
-        _write_topologies(file, start[0], folder)
+        write_topologies(file, start[0], folder)
         simulation.add_trajectories(folder, interval=interval)
-        speed = _advance(simulation, steps)
+        speed = advance_simulation(simulation, steps)
         write_run_record(
             folder,
             arguments={
@@ -241,11 +296,11 @@ def evaluate(
     from openmm_scoremd.simulation.trajectories import load_replicas
 
     with result_folder(output) as folder:
-        file = _load_model(model, device)
+        file = load_model(model, device)
         # Whatever is wrong with files is better said before minutes of sampling.
         held_back_frames(file, reference)
         replicas = None if simulation is None else load_replicas(simulation, n_beads=file.n_beads)
-        iid = _draw(file, frames, seed=seed)
+        iid = draw_independent(file, frames, seed=seed)
         with console.status("comparing"):
             comparison = compare(
                 file,
@@ -260,6 +315,28 @@ def evaluate(
     print(f"pictures and numbers: {folder}")
 
 
+def fokker_planck(
+    weights: Annotated[list[str], "weights of training runs (.safetensors), of one molecule"],
+    *,
+    data: Annotated[str, "CG dataset (.npz) of that molecule"],
+    output: Annotated[str, "new folder for a picture, numbers (.json, .npz) and run.json"],
+    frames: Annotated[int, "frames at each diffusion time, and judged one by one", 2] = 256,
+    times: Annotated[int, "number of diffusion times, evenly spaced in the logarithm", 2] = 20,
+    time: Annotated[float, "diffusion time at which single frames are judged"] = 1e-3,
+    seed: Seed = 0,
+) -> None:
+    """Measure how far networks are from the Fokker-Planck equation.
+
+    Where the centred error is large, over time or for a frame, a model is not to be trusted.
+    """
+    with result_folder(output) as folder:
+        table = write_fokker_planck_errors(
+            weights, data, folder, frames=frames, times=times, t=time, seed=seed
+        )
+    print(table)
+    print(f"picture and numbers: {folder}")
+
+
 #: In the order of work.
 COMMANDS: dict[str, Callable[..., None]] = {
     "coarse-grain": coarse_grain,
@@ -269,6 +346,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "simulate": simulate,
     "evaluate": evaluate,
+    "fokker-planck": fokker_planck,
 }
 
 
@@ -299,96 +377,3 @@ def _bead_choice(
     if selection is not None:
         return CoarseGrainingMap.from_selection(atoms, selection)
     return CoarseGrainingMap.from_indices(atoms, indices or [])
-
-
-# --- Steps of several commands ---------------------------------------------------------------
-
-
-def _load_model(path: str, device: str = "cpu") -> ScoreModelFile:
-    from openmm_scoremd.model_file import ScoreModelFile
-
-    return ScoreModelFile(path, device=device)
-
-
-def _draw(
-    file: ScoreModelFile,
-    n: int,
-    *,
-    seed: int,
-    solver: Solver = "dpm-solver",
-    steps: int | None = None,
-) -> NDArray[np.float64]:
-    with progress_bar("drawing frames") as advance:
-        return file.sample(n, seed=seed, solver=solver, n_steps=steps, progress=advance)
-
-
-def _advance(simulation: ReplicaSimulation, n_steps: int) -> float:
-    """Simulate and return the number of replica-steps per second."""
-    import openmm
-
-    began, speed, done = time.perf_counter(), 0.0, 0
-    with progress_bar("simulating") as advance, interrupts_held_back() as stop_if_interrupted:
-        while done < n_steps:
-            first, done = done, min(done + _STEPS_PER_UPDATE, n_steps)
-            try:
-                simulation.step(done - first)
-            except openmm.OpenMMException as error:
-                raise NumericalError(f"OpenMM stopped after step {first}: {error}") from error
-            speed = simulation.replicas * done / (time.perf_counter() - began)
-            advance(done, n_steps, f"{speed:,.0f} replica-steps/s")
-            stop_if_interrupted()
-    return speed
-
-
-def _write_topologies(file: ScoreModelFile, frame: NDArray[np.floating], folder: Path) -> None:
-    from openmm_scoremd.topology import write_pdb, write_psf
-
-    write_pdb(file.bead_topology, frame, folder / "topology.pdb")
-    write_psf(file.bead_topology, folder / "topology.psf")
-
-
-def _write_bead_topologies(dataset: CGDataset, output: str) -> None:
-    from openmm_scoremd.topology import write_pdb, write_psf
-
-    try:
-        write_pdb(dataset.topology, dataset.positions[0], Path(output).with_suffix(".pdb"))
-        write_psf(dataset.topology, Path(output).with_suffix(".psf"))
-    # The dataset is there, and nothing else is needed.
-    except InvalidInputError as error:
-        logger.warning("no bead topology beside %s: %s", output, error)
-
-
-def _plot_loss(trainer: Trainer) -> None:
-    from openmm_scoremd.analysis.plots import plot_loss
-    from openmm_scoremd.analysis.training_log import read_loss_csv
-    from openmm_scoremd.training.trainer import LOG
-
-    try:
-        curve = read_loss_csv(trainer.folder / LOG)
-    # The weights are there; a log that was lost is no reason to fail.
-    except InvalidInputError as error:
-        logger.warning("no picture of the loss: %s", error)
-        return
-    plot_loss({"training": curve}, trainer.folder / "loss.png")
-
-
-def _info_rows(file: ScoreModelFile) -> dict[str, str]:
-    data = file.metadata
-    names = " ".join([*data.topology.names[:12], "..."][: data.n_beads])
-    results = data.training.get("results", {})
-    training = ", ".join(
-        f"{results[name]} {name}" for name in ("steps", "hours") if name in results
-    )
-    return {
-        "title": data.title,
-        "beads": f"{data.n_beads} ({names})",
-        "temperature": f"{data.temperature:g} K",
-        "diffusion time": f"{data.t:g} for the force",
-        "precision": data.dtype,
-        "training": training or "unknown",
-        "created": f"{data.created} with torch {data.versions.get('torch', '?')}",
-        "licence": data.licence,
-        "citation": data.citation,
-        "SHA-256": file.sha256,
-        "self-test": f"{len(data.self_test.energies)} frames reproduced",
-    }

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import nn
 from openmm_scoremd._io import package_versions, sha256_of_file
 from openmm_scoremd.artifact import ModelMetadata, SelfTest
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
-from openmm_scoremd.models.base import EnergyModel
+from openmm_scoremd.models.base import EnergyModel, ScoreModel
 from openmm_scoremd.models.exported import ExportedModel, FixedTimeEnergy
 from openmm_scoremd.models.factory import require_energy_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer
 from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
 from openmm_scoremd.torchscript import (
     ScriptModule,
     energy_and_forces,
@@ -30,7 +31,7 @@ from openmm_scoremd.torchscript import (
     tensor_digest,
 )
 from openmm_scoremd.units import thermal_energy
-from openmm_scoremd.weights import TrainedModel, load_weights
+from openmm_scoremd.weights import ModelDescription, TrainedModel, load_weights
 
 #: Published score is taken here (arXiv 2506.17139, section 5).
 FORCE_TIME: Final = 1e-5
@@ -42,6 +43,7 @@ EXPORT_TOLERANCE: Final = {torch.float32: 1e-5, torch.float64: 1e-10}
 SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 Precision = Literal["float32", "float64"]
+Network = TypeVar("Network", bound=ScoreModel)
 
 LICENCE = "MIT"
 CITATION = "M. Plainer et al., Consistent sampling and simulation, arXiv 2506.17139"
@@ -81,7 +83,7 @@ def export_torchscript(
     Raises
     ------
     ConfigurationError
-        If the network is not conservative.
+        If the network is not conservative; of a mixture, the expert that serves ``t``.
     InvalidInputError
         If ``t`` lies outside the times the network was trained for, or ``dtype`` is unknown.
     ModelFileError
@@ -89,8 +91,8 @@ def export_torchscript(
     """
     trained = model if isinstance(model, TrainedModel) else load_weights(model)
     weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
-    network = require_energy_model(trained.model)
     _check_time(t, trained)
+    network = require_energy_model(network_at(trained.model, t))
     precision = _precision(dtype)
     self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
     exported = _build(network, trained, t=t, dtype=torch.float64)
@@ -136,9 +138,13 @@ def _build(
     else:
         force_energy = FixedTimeEnergy(_copy(network, dtype), t=t)
     description = trained.description
+    model = trained.model
+    mixture = model if isinstance(model, TimePartitionedMixture) else None
     exported = ExportedModel(
-        _copy(network, dtype),
+        [_copy(expert, dtype) for expert in (mixture.networks if mixture else [model])],
+        list(mixture.boundaries) if mixture else [],
         force_energy,
+        centred=network.translation_invariant,
         n_beads=description.topology.n_beads,
         scale=description.scale,
         thermal_energy=thermal_energy(description.temperature),
@@ -152,7 +158,7 @@ def _compiled(exported: ExportedModel) -> ScriptModule:
     return script_module(exported, methods=("score",))
 
 
-def _copy(network: EnergyModel, dtype: torch.dtype) -> EnergyModel:
+def _copy(network: Network, dtype: torch.dtype) -> Network:
     return copy.deepcopy(network).to(device="cpu", dtype=dtype)
 
 
@@ -225,7 +231,7 @@ def _metadata(
         t_min=description.t_min,
         schedule=(description.schedule.beta_min, description.schedule.beta_max),
         dtype=dtype,
-        architecture=dataclasses.asdict(description.network),
+        architecture=_architecture(description),
         dataset_sha256=description.dataset_sha256,
         weights_sha256=weights_sha256,
         tensor_digest=tensor_digest,
@@ -237,3 +243,10 @@ def _metadata(
         self_test=self_test,
         bond_ranges=tuple((low, high) for low, high in description.bond_ranges),
     )
+
+
+def _architecture(description: ModelDescription) -> dict[str, Any]:
+    architecture = dataclasses.asdict(description.network)
+    if description.experts:
+        architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]
+    return architecture

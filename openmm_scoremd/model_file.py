@@ -23,6 +23,7 @@ from openmm_scoremd.force import Backend, CudaGraphs, create_force
 from openmm_scoremd.iid import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.torchscript import ScriptModule, checked_device, energy_and_forces, load_archive
+from openmm_scoremd.trajectory_sampling import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.units import FloatOrQuantity, thermal_energy, to_kelvin
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
@@ -286,6 +287,25 @@ class ScoreModelFile:
             batch_size=batch_size,
             progress=progress,
         )
+
+    def sample_trajectory(
+        self,
+        n_frames: int,
+        *,
+        start: ArrayLike | int,
+        seed: int,
+        settings: TrajectorySettings | None = None,
+        progress: Progress | None = None,
+    ) -> Trajectory:
+        """Move frames by overdamped Langevin dynamics at a fixed diffusion time.
+
+        Parameters and errors are those of
+        :func:`openmm_scoremd.trajectory_sampling.draw_trajectory`.
+        """
+        random = torch.Generator(self._device).manual_seed(seed)
+        frames = start if isinstance(start, int) else self._frames(start)[0]
+        chain = (self.score_fn, self.metadata, frames, n_frames)
+        return draw_trajectory(*chain, generator=random, settings=settings, progress=progress)
 
     def check_temperature(self, temperature: FloatOrQuantity) -> float:
         """Return a temperature in K, with a warning in the log if it is not the model's.

@@ -16,10 +16,28 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, ScoreMDError
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.topology import BeadTopology
 
 SCHEMA_VERSION = 1
 _HEADER_KEY = "openmm_scoremd"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertDescription:
+    """One network of a mixture.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        Its shape.
+    t_min, t_max : float
+        Diffusion times it serves.
+    """
+
+    network: NetworkConfig
+    t_min: float
+    t_max: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +49,7 @@ class ModelDescription:
     title : str
         What the model is, for people.
     network : NetworkConfig
-        Shape of the network.
+        Shape of the network; of a mixture, of the one that serves ``t_min``.
     schedule : VPSchedule
         Noise schedule.
     topology : BeadTopology
@@ -52,6 +70,8 @@ class ModelDescription:
         Shortest and longest length of every bond in the data.
     training : dict
         Configuration, steps, losses, versions: a record, never read back as settings.
+    experts : tuple of ExpertDescription
+        The networks of a mixture, by increasing diffusion time; empty for a single network.
 
     Raises
     ------
@@ -71,6 +91,7 @@ class ModelDescription:
     example_positions: Sequence[Sequence[Sequence[float]]]
     bond_ranges: Sequence[tuple[float, float]]
     training: Mapping[str, Any]
+    experts: tuple[ExpertDescription, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("temperature", "scale", "t_min"):
@@ -106,6 +127,7 @@ class ModelDescription:
     def _to_dict(self) -> dict[str, Any]:
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         content["network"] = dataclasses.asdict(self.network)
+        content["experts"] = [dataclasses.asdict(expert) for expert in self.experts]
         content["schedule"] = dataclasses.asdict(self.schedule)
         content["topology"] = self.topology.to_dict()
         return {"schema_version": SCHEMA_VERSION, **content}
@@ -120,11 +142,10 @@ class ModelDescription:
         try:
             content = dict(header)
             del content["schema_version"]
-            network = dict(content.pop("network"))
-            for name in ("vocabularies", "widths"):
-                network[name] = tuple(network[name])
             description = cls(
-                network=NetworkConfig(**network),
+                network=_network_config(content.pop("network")),
+                # Files of the first version know no mixtures.
+                experts=tuple(_expert(expert) for expert in content.pop("experts", ())),
                 schedule=VPSchedule(**content.pop("schedule")),
                 topology=BeadTopology.from_dict(content.pop("topology")),
                 **content,
@@ -191,15 +212,42 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
         raise ModelFileError(f"{os.fspath(path)} is not a weights file: {error}") from error
     try:
         description = ModelDescription._from_dict(header)
-        model = build_model(
-            description.network,
-            n_beads=description.topology.n_beads,
-            n_dims=description.n_dims,
-            schedule=description.schedule,
-        )
+        model = _build(description)
         dtype = next(iter(tensors.values())).dtype
         model.to(dtype).load_state_dict(tensors)
     # Sizes and types of a damaged header fail in the constructors of the layers.
     except (ScoreMDError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise ModelFileError(f"{os.fspath(path)}: {error}") from error
     return TrainedModel(model.eval(), description)
+
+
+def _build(description: ModelDescription) -> ScoreModel:
+    if not description.experts:
+        return _build_network(description, description.network)
+    return TimePartitionedMixture(
+        [
+            Expert(_build_network(description, expert.network), expert.t_min, expert.t_max)
+            for expert in description.experts
+        ]
+    )
+
+
+def _build_network(description: ModelDescription, network: NetworkConfig) -> ScoreModel:
+    return build_model(
+        network,
+        n_beads=description.topology.n_beads,
+        n_dims=description.n_dims,
+        schedule=description.schedule,
+    )
+
+
+def _network_config(content: Mapping[str, Any]) -> NetworkConfig:
+    entries = dict(content)
+    for name in ("vocabularies", "widths"):
+        entries[name] = tuple(entries[name])
+    return NetworkConfig(**entries)
+
+
+def _expert(content: Mapping[str, Any]) -> ExpertDescription:
+    entries = dict(content)
+    return ExpertDescription(network=_network_config(entries.pop("network")), **entries)

@@ -6,10 +6,9 @@ Functions named ``*_figure`` return a ``Figure`` that no global state knows of; 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,31 +19,21 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import ArrayLike
 
 from openmm_scoremd._io import atomic_path
-from openmm_scoremd.analysis._histogram import FloatArray, pooled, shared_densities
+from openmm_scoremd.analysis._histogram import FloatArray, shared_densities
+from openmm_scoremd.analysis._pictures import (
+    ErrorOverTime,
+    PathLike,
+    ProfilePanels,
+    band_on_log_scale,
+    check_not_empty,
+    labelled_sets,
+    picture_path,
+    spans_a_decade,
+)
 from openmm_scoremd.analysis._styles import Style, styles_of
-from openmm_scoremd.analysis.free_energy import FreeEnergyProfile, FreeEnergySurface
+from openmm_scoremd.analysis.free_energy import FreeEnergySurface
 from openmm_scoremd.analysis.training_log import LossCurve
-from openmm_scoremd.errors import InvalidInputError
 
-__all__ = [
-    "dihedral_profile_figure",
-    "histogram_figure",
-    "loss_figure",
-    "plot_dihedral_profiles",
-    "plot_free_energy_1d",
-    "plot_histograms",
-    "plot_loss",
-    "plot_ramachandran",
-    "plot_surfaces",
-    "profile_figure",
-    "ramachandran_figure",
-    "surface_figure",
-]
-
-PathLike: TypeAlias = str | os.PathLike[str]
-#: Axis label to set name to profile.
-ProfilePanels: TypeAlias = Mapping[str, Mapping[str, FreeEnergyProfile]]
-_FORMATS = (".png", ".pdf", ".svg")
 _SMALL, _NORMAL = 8.0, 9.5  # font sizes, points
 _PANEL = 2.3  # width of a panel, inches
 _MAX_COLUMNS = 3
@@ -113,7 +102,7 @@ def surface_figure(
     InvalidInputError
         If there is no surface.
     """
-    _check_not_empty(surfaces, "surfaces")
+    check_not_empty(surfaces, "surfaces")
     norm = Normalize(
         0.0, max(float(s.values[np.isfinite(s.values)].max()) for s in surfaces.values())
     )
@@ -121,13 +110,9 @@ def surface_figure(
         len(surfaces), height=_PANEL, x_label=x_label, y_label=y_label, share="all"
     )
     for axes, (name, surface) in zip(panels, surfaces.items(), strict=True):
+        values = np.ma.masked_invalid(surface.values.T)
         mesh = axes.pcolormesh(
-            surface.x_edges,
-            surface.y_edges,
-            np.ma.masked_invalid(surface.values.T),
-            cmap="viridis",
-            norm=norm,
-            rasterized=True,
+            surface.x_edges, surface.y_edges, values, cmap="viridis", norm=norm, rasterized=True
         )
         axes.set_title(name, fontsize=_NORMAL)
     bar = figure.colorbar(mesh, ax=panels, aspect=25, pad=0.02)
@@ -193,13 +178,13 @@ def profile_figure(profiles: ProfilePanels) -> Figure:
     InvalidInputError
         If there is no panel or a panel has no profile.
     """
-    _check_not_empty(profiles, "profiles")
+    check_not_empty(profiles, "profiles")
     styles = styles_of(name for sets in profiles.values() for name in sets)
     figure, panels = _grid(
         len(profiles), height=0.85 * _PANEL, x_label="", y_label="free energy (kT)"
     )
     for axes, (label, sets) in zip(panels, profiles.items(), strict=True):
-        _check_not_empty(sets, f"profiles of {label}")
+        check_not_empty(sets, f"profiles of {label}")
         for name, profile in sets.items():
             _draw_steps(axes, profile.edges, profile.values, styles[name])
         axes.set_xlabel(label, fontsize=_NORMAL)
@@ -242,14 +227,7 @@ def histogram_figure(
     InvalidInputError
         If there are no samples, they are not finite, or the number of labels is not that of values.
     """
-    _check_not_empty(samples, "samples")
-    sets = {name: pooled(values, name) for name, values in samples.items()}
-    for name, values in sets.items():
-        if values.shape[1] != len(labels):
-            raise InvalidInputError(
-                f"{name} has {values.shape[1]} values per frame and there are {len(labels)} "
-                "labels; give one label for each value"
-            )
+    sets = labelled_sets(samples, labels)
     styles = styles_of(sets)
     figure, panels = _grid(len(labels), height=0.8 * _PANEL, x_label=x_label, y_label="density")
     for column, axes in enumerate(panels):
@@ -288,14 +266,15 @@ def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
     InvalidInputError
         If there is no curve, or none has a finite loss.
     """
-    _check_not_empty(curves, "curves")
+    check_not_empty(curves, "curves")
     styles = styles_of(curves)
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
     for name, curve in curves.items():
         _draw_loss(top, curve, styles[name])
         _draw_line(bottom, curve.steps, curve.learning_rates, styles[name])
-    _scale_losses(top, [curve.losses for curve in curves.values()])
+    if spans_a_decade([curve.losses for curve in curves.values()], name="loss"):
+        top.set_yscale("log")
     for axes, label in ((top, "loss"), (bottom, "learning\nrate")):
         axes.set_ylabel(label, fontsize=_NORMAL)
         axes.tick_params(labelsize=_SMALL)
@@ -308,29 +287,55 @@ def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
     return figure
 
 
+def plot_fokker_planck_error(curves: Mapping[str, ErrorOverTime], path: PathLike) -> Path:
+    """Draw :func:`fokker_planck_error_figure` into a file and return its path."""
+    return _save(fokker_planck_error_figure(curves), path)
+
+
+def fokker_planck_error_figure(curves: Mapping[str, ErrorOverTime]) -> Figure:
+    """Draw Fokker-Planck errors over diffusion time, both logarithmic.
+
+    Parameters
+    ----------
+    curves : mapping of str to ErrorOverTime
+        Name of the model to its errors.
+
+    Returns
+    -------
+    Figure
+        Plain errors on the left, centred ones on the right; bands are standard errors, NaN a gap.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no curve, or no error is finite.
+    """
+    check_not_empty(curves, "curves")
+    styles = styles_of(curves)
+    figure, (plain, centred) = _grid(
+        2, height=1.2 * _PANEL, x_label="diffusion time", y_label="Fokker-Planck error, |R| / D"
+    )
+    spans_a_decade([curve.centred for curve in curves.values()], name="error")
+    for name, curve in curves.items():
+        _draw_band(plain, curve.t, curve.mean_absolute, curve.mean_absolute_error, styles[name])
+        _draw_band(centred, curve.t, curve.centred, curve.centred_error, styles[name])
+    for axes, title in ((plain, "plain"), (centred, "centred at each time")):
+        axes.set_title(title, fontsize=_NORMAL)
+        axes.set(xscale="log", yscale="log")
+    _legend(figure, styles)
+    return figure
+
+
 def _draw_loss(axes: Axes, curve: LossCurve, style: Style) -> None:
     axes.plot(curve.steps, curve.losses, color=style.color, alpha=0.25, linewidth=0.6)
     smooth = curve.smoothed(window=max(1, len(curve.steps) // 50))
     _draw_line(axes, smooth.steps, smooth.losses, style)
 
 
-def _scale_losses(axes: Axes, losses: Sequence[FloatArray]) -> None:
-    values = np.concatenate(losses)
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        raise InvalidInputError("no loss is finite; there is nothing to draw")
-    if values.min() > 0 and values.max() > 10 * values.min():
-        axes.set_yscale("log")
-
-
 def _draw_steps(axes: Axes, edges: FloatArray, values: FloatArray, style: Style) -> None:
+    values = np.where(np.isfinite(values), values, np.nan)
     axes.stairs(
-        np.where(np.isfinite(values), values, np.nan),
-        edges,
-        baseline=None,
-        color=style.color,
-        linestyle=style.line,
-        linewidth=1.3,
+        values, edges, baseline=None, color=style.color, linestyle=style.line, linewidth=1.3
     )
 
 
@@ -338,13 +343,18 @@ def _draw_line(axes: Axes, x: FloatArray, y: FloatArray, style: Style) -> None:
     axes.plot(x, y, color=style.color, linestyle=style.line, linewidth=1.5)
 
 
+def _draw_band(axes: Axes, x: FloatArray, y: FloatArray, errors: FloatArray, style: Style) -> None:
+    low, high = band_on_log_scale(y, errors)
+    axes.fill_between(x, low, high, color=style.color, alpha=0.2, linewidth=0.0)
+    _draw_line(axes, x, y, style)
+
+
 def _legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Put one legend above all panels; a single set needs none."""
     if len(styles) < 2:
         return
     handles = [
-        Line2D([], [], color=style.color, linestyle=style.line, linewidth=1.5)
-        for style in styles.values()
+        Line2D([], [], color=c, linestyle=line, linewidth=1.5) for c, line in styles.values()
     ]
     figure.legend(
         handles,
@@ -383,18 +393,8 @@ def _panels(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
 
 
-def _check_not_empty(values: Mapping[str, object], name: str) -> None:
-    if not values:
-        raise InvalidInputError(f"{name} is empty; give at least one named entry")
-
-
 def _save(figure: Figure, path: PathLike) -> Path:
-    target = Path(path)
-    if target.suffix.lower() not in _FORMATS:
-        raise InvalidInputError(
-            f"cannot write a picture to {target.name!r}; the suffix must be one of "
-            f"{', '.join(_FORMATS)}"
-        )
+    target = picture_path(path)
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=_DPI, bbox_inches="tight", pad_inches=0.05)
     return target

@@ -1,7 +1,6 @@
 """What every network offers: a score, and for conservative ones an energy."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class ScoreModel(nn.Module, ABC):
         self.t_max = t_max
 
     #: Whether shifting all beads together changes nothing.
-    translation_invariant: ClassVar[bool]
+    translation_invariant: bool
 
     @abstractmethod
     def score(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
@@ -90,3 +89,21 @@ class EnergyModel(ScoreModel):
         if not differentiable:
             return energy.detach(), -gradient.detach()
         return energy, -gradient
+
+    def score_and_time_derivative(
+        self, x: Tensor, t: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return score (B, N, D) and time derivative of the log-density (B,), from one gradient.
+
+        Exact at all times inside the network's range; outside, where times are clipped, the
+        derivative is zero. Both can be differentiated like :meth:`energy_and_score`.
+        """
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
+            t = t if t.requires_grad else t.detach().requires_grad_(True)
+            energy = self.energy(x, t, features)
+            gradients = torch.autograd.grad(energy.sum(), (x, t), create_graph=differentiable)
+        if not differentiable:
+            gradients = tuple(gradient.detach() for gradient in gradients)
+        return -gradients[0], -gradients[1]

@@ -3,7 +3,48 @@
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.models.base import EnergyModel
+from openmm_scoremd.models.base import EnergyModel, ScoreModel
+
+
+class ConservativeScore(nn.Module):
+    """Score of a network with an energy.
+
+    Parameters
+    ----------
+    model : EnergyModel
+        Network.
+    """
+
+    def __init__(self, model: EnergyModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""
+        leaf = x.detach().requires_grad_(True)
+        energy = self.model.energy(leaf, t, None)
+        gradient = torch.autograd.grad([energy.sum()], [leaf])[0]
+        if gradient is None:
+            raise RuntimeError("the energy does not depend on the coordinates")
+        return -gradient
+
+
+class DirectScore(nn.Module):
+    """Score of a network without an energy.
+
+    Parameters
+    ----------
+    model : ScoreModel
+        Network.
+    """
+
+    def __init__(self, model: ScoreModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""
+        return self.model.score(x, t, None)
 
 
 class ExportedModel(nn.Module):
@@ -11,10 +52,15 @@ class ExportedModel(nn.Module):
 
     Parameters
     ----------
-    model : EnergyModel
-        Network, in the precision of the export.
+    experts : list of ScoreModel
+        Networks in the precision of the export, by increasing diffusion time; a single one serves
+        all times.
+    boundaries : list of float
+        Diffusion times where all but the last end.
     force_energy : nn.Module
         Reduced energy (B,) of standardised coordinates (B, N, D) at the time of the force.
+    centred : bool
+        Whether shifting all beads together does not change that energy.
     n_beads : int
         Beads of one replica.
     scale : float
@@ -24,27 +70,34 @@ class ExportedModel(nn.Module):
     """
 
     particle_indices: Tensor
+    boundaries: Tensor
     metadata: str
 
     def __init__(
         self,
-        model: EnergyModel,
+        experts: list[ScoreModel],
+        boundaries: list[float],
         force_energy: nn.Module,
         *,
+        centred: bool,
         n_beads: int,
         scale: float,
         thermal_energy: float,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.experts = nn.ModuleList(
+            ConservativeScore(expert) if isinstance(expert, EnergyModel) else DirectScore(expert)
+            for expert in experts
+        )
         self.force_energy = force_energy
         self.n_beads = n_beads
-        self.n_dims = model.n_dims
-        self.centred = model.translation_invariant
+        self.n_dims = experts[0].n_dims
+        self.centred = centred
         self.inverse_scale = 1.0 / scale
         self.thermal_energy = thermal_energy
-        self.dtype = next(model.parameters()).dtype
+        self.dtype = next(experts[0].parameters()).dtype
         self.metadata = ""
+        self.register_buffer("boundaries", torch.tensor(boundaries, dtype=self.dtype))
         self.register_buffer("particle_indices", torch.empty(0, dtype=torch.int64))
 
     def forward(self, positions: Tensor) -> Tensor:
@@ -65,12 +118,15 @@ class ExportedModel(nn.Module):
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""
-        leaf = x.detach().to(self.dtype).requires_grad_(True)
-        energy = self.model.energy(leaf, t.to(self.dtype), None)
-        gradient = torch.autograd.grad([energy.sum()], [leaf])[0]
-        if gradient is None:
-            raise RuntimeError("the energy does not depend on the coordinates")
-        return -gradient.to(x.dtype)
+        rounded, times = x.detach().to(self.dtype), t.to(self.dtype)
+        serving = torch.bucketize(times.contiguous(), self.boundaries)
+        scores = torch.zeros_like(rounded)
+        # Only networks that serve one of the times are evaluated: in sampling, just one.
+        for index, expert in enumerate(self.experts):
+            rows = (serving == index).nonzero().squeeze(1)
+            if rows.numel() > 0:
+                scores = scores.index_copy(0, rows, expert(rounded[rows], times[rows]))
+        return scores.to(x.dtype)
 
 
 class FixedTimeEnergy(nn.Module):

@@ -32,6 +32,14 @@ class BatchStream:
         Random proper rotations, or nothing.
     seed : int
         Seed of shuffling, rotations, times and noise.
+    n_probed : int
+        First frames of every batch that get probes for the Fokker-Planck residual.
+    n_shared_times : int or None
+        The probed frames have this many times, repeating; None for a time of their own each.
+
+    probed_weights : Tensor, shape (frames,), or None
+        Relative probabilities with which the probed frames are drawn, with replacement; None for
+        those of the shuffled data.
 
     Raises
     ------
@@ -47,6 +55,9 @@ class BatchStream:
         times: Callable[[Tensor], Tensor],
         augmentation: Literal["rotation", "none"],
         seed: int,
+        n_probed: int = 0,
+        n_shared_times: int | None = None,
+        probed_weights: Tensor | None = None,
     ) -> None:
         if len(frames) < batch_size:
             raise ConfigurationError(
@@ -63,6 +74,9 @@ class BatchStream:
         self.times = times
         self.augmentation = augmentation
         self.seed = seed
+        self.n_probed = n_probed
+        self.n_shared_times = n_shared_times
+        self.probed_weights = probed_weights
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -79,13 +93,26 @@ class BatchStream:
             self._epoch = epoch
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         generator = self._generator(_NOISE, step)
+        if self.probed_weights is not None:
+            probed = torch.multinomial(
+                self.probed_weights, self.n_probed, replacement=True, generator=generator
+            )
+            chosen = torch.cat([probed, chosen[self.n_probed :]])
         x0 = self.frames[chosen]
         dtype, device = x0.dtype, x0.device
         if self.augmentation == "rotation":
             x0 = x0 @ random_rotations(len(x0), generator=generator, dtype=dtype, device=device)
         uniform = torch.rand(len(x0), generator=generator, dtype=dtype, device=device)
         noise = torch.randn(x0.shape, generator=generator, dtype=dtype, device=device)
-        return Batch(x0, self.times(uniform), noise)
+        if not self.n_probed:
+            return Batch(x0, self.times(uniform), noise)
+        if self.n_shared_times is not None:
+            index = torch.arange(len(x0), device=device)
+            shared = index < self.n_probed
+            uniform = uniform[torch.where(shared, index % self.n_shared_times, index)]
+        shape = (2, self.n_probed, *x0.shape[1:])
+        probes = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+        return Batch(x0, self.times(uniform), noise, probes)
 
     def _shuffled(self, epoch: int) -> Tensor:
         generator = self._generator(_SHUFFLE, epoch)

@@ -4,184 +4,82 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.mixture import check_partition
+from openmm_scoremd.training.sections import (
+    DataConfig,
+    FokkerPlanckConfig,
+    HardwareConfig,
+    LossConfig,
+    OptimizerConfig,
+    require,
+)
+
+__all__ = [
+    "DataConfig",
+    "ExpertConfig",
+    "FokkerPlanckConfig",
+    "HardwareConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "TrainingConfig",
+    "changed_keys",
+    "config_record",
+    "expert_config",
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which frames to train on.
+class ExpertConfig:
+    """One network of a time-partitioned mixture (arXiv 2506.17139, section 4.2).
 
     Attributes
     ----------
-    path : str
-        CG dataset (``.npz``).
-    held_back_fraction : float
-        Part of the frames that training never sees, for evaluation; 0 to train on all.
-    augmentation : {"rotation", "none"}
-        Uniform random rotation of every frame in every batch, or nothing (toy systems).
-    scale : float or None
-        Length in nm that one standardised unit stands for; None for the standard deviation of all
-        coordinates.
-    """
-
-    path: str
-    held_back_fraction: float = 0.2
-    augmentation: Literal["rotation", "none"] = "rotation"
-    scale: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(
-            0.0 <= self.held_back_fraction < 1.0,
-            "data.held_back_fraction",
-            self.held_back_fraction,
-            "at least 0 and below 1",
-        )
-        _require(
-            self.augmentation in ("rotation", "none"),
-            "data.augmentation",
-            self.augmentation,
-            "'rotation' or 'none'",
-        )
-        _require(
-            self.scale is None or 0.0 < self.scale < math.inf,
-            "data.scale",
-            self.scale,
-            "positive, or null for the standard deviation of the data",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Diffusion times of the loss and their weight (see ``TimeWeighting``).
-
-    Attributes
-    ----------
+    name : str
+        Folder of its training run.
     t_min, t_max : float
-        Range of the times.
-    time_distribution : {"uniform", "balanced"}
-        Published: times uniform between these. ``balanced``: half of them uniform, half uniform in
-        the logarithm of the network's noise level, so that fine structure is seen as often as
-        coarse; needs ``network.noise_floor``.
-    weight_start, weight_end, weight_midpoint : float
-        Window and midpoint of the weight; published: 0, 1, 0.3 for molecules, 0.5 for Müller-Brown.
+        Diffusion times it serves. ``loss`` may cover more: another expert can start from it.
+    network, loss, fokker_planck : NetworkConfig, LossConfig, FokkerPlanckConfig
+        As in :class:`TrainingConfig`.
+    optimizer : OptimizerConfig or None
+        None for that of the run.
+    epochs : int
+        Passes over the training frames.
+    start_from : str or None
+        Name of an expert listed earlier, of the same shape, whose weights it starts from.
     """
 
-    t_min: float = 1e-5
-    t_max: float = 1.0
-    time_distribution: Literal["uniform", "balanced"] = "uniform"
-    weight_start: float = 0.0
-    weight_end: float = 1.0
-    weight_midpoint: float = 0.3
+    name: str
+    t_min: float
+    t_max: float
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
+    optimizer: OptimizerConfig | None = None
+    epochs: int = 100
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            0.0 < self.t_min < self.t_max <= 1.0,
-            "loss.t_min, loss.t_max",
+        require(
+            re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None,
+            "experts.name",
+            repr(self.name),
+            "letters, digits, dots, dashes: it names a folder",
+        )
+        require(
+            self.loss.t_min <= self.t_min < self.t_max <= self.loss.t_max,
+            f"the interval of expert {self.name}",
             (self.t_min, self.t_max),
-            "0 < t_min < t_max <= 1",
+            "increasing, and inside what it is trained on, loss.t_min to loss.t_max: "
+            f"({self.loss.t_min}, {self.loss.t_max})",
         )
-        _require(
-            self.time_distribution in ("uniform", "balanced"),
-            "loss.time_distribution",
-            self.time_distribution,
-            "'uniform' or 'balanced'",
-        )
-        window = (self.weight_start, self.weight_midpoint, self.weight_end)
-        _require(
-            0.0 <= window[0] < window[1] < window[2] <= 1.0,
-            "loss.weight_start, weight_midpoint, weight_end",
-            window,
-            "increasing and in [0, 1]",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with a cosine learning rate, elementwise gradient clipping and a weight average.
-
-    Attributes
-    ----------
-    learning_rate, final_learning_rate : float
-        Start and end of the cosine.
-    weight_decay : float
-        Decoupled weight decay.
-    gradient_clip : float
-        Largest absolute value of a gradient entry.
-    ema_decay : float
-        Decay of the exponential moving average of the weights, which is what gets exported.
-    """
-
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    weight_decay: float = 1e-4
-    gradient_clip: float = 1000.0
-    ema_decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require(
-            0.0 <= self.final_learning_rate <= self.learning_rate < math.inf,
-            "optimizer.final_learning_rate, optimizer.learning_rate",
-            (self.final_learning_rate, self.learning_rate),
-            "0 <= final_learning_rate <= learning_rate",
-        )
-        _require(
-            0.0 <= self.weight_decay < math.inf,
-            "optimizer.weight_decay",
-            self.weight_decay,
-            "at least 0",
-        )
-        _require(
-            self.gradient_clip > 0.0,
-            "optimizer.gradient_clip",
-            self.gradient_clip,
-            "positive",
-        )
-        _require(
-            0.0 <= self.ema_decay < 1.0,
-            "optimizer.ema_decay",
-            self.ema_decay,
-            "at least 0 and below 1",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class HardwareConfig:
-    """Where training runs. Nothing here changes what is computed, except rounding.
-
-    Attributes
-    ----------
-    accelerator : {"auto", "cpu", "cuda"}
-        Kind of device.
-    devices : int
-        Number of processes, one device each.
-    precision : {"32-true", "64-true"}
-        Floating point precision of parameters and loss.
-    backend : {"auto", "eager", "compiled"}
-        ``compiled`` traces loss and gradient into one graph for ``torch.compile`` (about a minute
-        at the start, then up to twice as fast); ``auto`` compiles where a C++ compiler is found.
-    """
-
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    precision: Literal["32-true", "64-true"] = "32-true"
-    backend: Literal["auto", "eager", "compiled"] = "auto"
-
-    def __post_init__(self) -> None:
-        _require(self.devices >= 1, "hardware.devices", self.devices, "at least 1")
-        for name, allowed in (
-            ("accelerator", ("auto", "cpu", "cuda")),
-            ("precision", ("32-true", "64-true")),
-            ("backend", ("auto", "eager", "compiled")),
-        ):
-            value = getattr(self, name)
-            _require(value in allowed, f"hardware.{name}", value, f"one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +98,8 @@ class TrainingConfig:
         Noise schedule.
     loss : LossConfig
         Diffusion times and weights.
+    fokker_planck : FokkerPlanckConfig
+        Regulariser.
     optimizer : OptimizerConfig
         Optimiser.
     hardware : HardwareConfig
@@ -212,6 +112,11 @@ class TrainingConfig:
         Wall-clock time between checkpoints.
     log_steps : int
         Steps between rows of the log.
+    start_from : str or None
+        Weights file to start from, of a network of the same shape; None for random weights.
+    experts : tuple of ExpertConfig
+        For a time-partitioned mixture, its networks in the order of training; ``network``,
+        ``loss``, ``fokker_planck``, ``epochs`` and ``start_from`` are then those of each expert.
     """
 
     data: DataConfig
@@ -219,6 +124,7 @@ class TrainingConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     schedule: VPSchedule = dataclasses.field(default_factory=VPSchedule)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
     epochs: int = 100
@@ -226,46 +132,158 @@ class TrainingConfig:
     seed: int = 0
     checkpoint_seconds: float = 60.0
     log_steps: int = 50
+    start_from: str | None = None
+    experts: tuple[ExpertConfig, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_steps"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
-        _require(
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
+        require(
             self.checkpoint_seconds >= 0.0,
             "checkpoint_seconds",
             self.checkpoint_seconds,
             "at least 0",
         )
-        _require(
+        require(
             self.batch_size % self.hardware.devices == 0,
             "batch_size",
             self.batch_size,
             f"a multiple of hardware.devices, which is {self.hardware.devices}",
         )
-        _require(
+        require(
             not self.network.vocabularies,
             "network.vocabularies",
             self.network.vocabularies,
             "empty: datasets hold no bead features yet",
         )
-        _require(
+        require(
             self.loss.time_distribution == "uniform" or self.network.noise_floor is not None,
             "loss.time_distribution",
             self.loss.time_distribution,
             "'uniform' unless network.noise_floor is set",
         )
         inside = self.network.t_min <= self.loss.t_min and self.loss.t_max <= self.network.t_max
-        _require(
+        require(
             inside,
             "loss.t_min, loss.t_max",
             (self.loss.t_min, self.loss.t_max),
             f"inside the network's range [{self.network.t_min}, {self.network.t_max}]",
         )
+        _check_fokker_planck(self)
+        if self.experts:
+            _check_experts(self)
+
+
+def _check_fokker_planck(config: TrainingConfig) -> None:
+    regulariser, network = config.fokker_planck, config.network
+    if regulariser.alpha == 0.0:
+        return
+    require(
+        network.output == "conservative",
+        "fokker_planck.alpha",
+        regulariser.alpha,
+        "0 for a network with output: direct, which has no density; or make it conservative",
+    )
+    unit, meaning = config.hardware.devices, "devices"
+    if regulariser.estimator == "centred":
+        require(
+            network.noise_floor is not None,
+            "fokker_planck.estimator",
+            "'centred'",
+            "'weak' unless network.noise_floor is set",
+        )
+        unit, meaning = regulariser.group_size * unit, "group_size x devices"
+    n_frames = regulariser.n_frames(config.batch_size)
+    require(
+        n_frames >= unit and n_frames % unit == 0,
+        "fokker_planck.fraction",
+        regulariser.fraction,
+        f"such that fraction x batch_size, rounded, is a multiple of {unit} ({meaning}), not "
+        f"{n_frames}",
+    )
+    if regulariser.frames == "spread":
+        require(
+            regulariser.estimator == "centred",
+            "fokker_planck.frames",
+            "'spread'",
+            "'data' unless fokker_planck.estimator is 'centred'",
+        )
+        require(
+            n_frames < config.batch_size,
+            "fokker_planck.fraction",
+            regulariser.fraction,
+            "below 1 with frames: spread, so that some are left for denoising score matching",
+        )
+
+
+def _check_experts(config: TrainingConfig) -> None:
+    plain = TrainingConfig(config.data)
+    for name in ("network", "loss", "fokker_planck", "epochs", "start_from"):
+        require(
+            getattr(config, name) == getattr(plain, name),
+            name,
+            "given beside experts",
+            "given for each expert instead",
+        )
+    intervals = sorted((expert.t_min, expert.t_max) for expert in config.experts)
+    try:
+        check_partition(intervals)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"experts: {error}") from error
+    require(intervals[-1][1] == 1.0, "experts", intervals, "such that the last ends at 1")
+    earlier: list[str] = []
+    for expert in config.experts:
+        require(expert.name not in earlier, "experts.name", repr(expert.name), "used once")
+        require(
+            expert.start_from is None or expert.start_from in earlier,
+            f"start_from of expert {expert.name}",
+            repr(expert.start_from),
+            f"null or an expert listed before it ({', '.join(earlier) or 'none'})",
+        )
+        earlier.append(expert.name)
+        expert_config(config, expert)
+
+
+def expert_config(config: TrainingConfig, expert: ExpertConfig) -> TrainingConfig:
+    """Return the configuration of the training run of one expert.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Configuration with experts.
+    expert : ExpertConfig
+        One of them; its ``start_from`` is left for the caller to turn into a file.
+
+    Raises
+    ------
+    ConfigurationError
+        If its sections do not fit each other.
+    """
+    try:
+        return dataclasses.replace(
+            config,
+            experts=(),
+            title=f"{config.title} ({expert.name})",
+            network=expert.network,
+            loss=expert.loss,
+            fokker_planck=expert.fokker_planck,
+            optimizer=expert.optimizer or config.optimizer,
+            epochs=expert.epochs,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"expert {expert.name}: {error}") from error
 
 
 #: Entries that may differ between a run and its continuation.
-_FREE_ON_RESUME = ("title", "hardware.", "checkpoint_seconds", "log_steps", "data.path")
+_FREE_ON_RESUME = (
+    "title",
+    "hardware.",
+    "checkpoint_seconds",
+    "log_steps",
+    "data.path",
+    "start_from",
+)
 
 
 def config_record(config: TrainingConfig) -> dict[str, Any]:
@@ -273,6 +291,8 @@ def config_record(config: TrainingConfig) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     # The name of the file says nothing about its content, and folders are private.
     record["data"]["path"] = Path(config.data.path).name
+    if config.start_from is not None:
+        record["start_from"] = Path(config.start_from).name
     return record
 
 
@@ -307,8 +327,3 @@ def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str)
         elif before != after:
             different.add(f"{prefix}{key}")
     return different
-
-
-def _require(condition: bool, name: str, given: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{name} is {given}; it must be {allowed}")

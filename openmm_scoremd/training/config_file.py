@@ -8,7 +8,8 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
@@ -88,7 +89,7 @@ def parse_training_arguments(
     """
     try:
         values = parser.parse_args(_config_first(arguments))
-        _check_sections(values)
+        _check_sections(values, TrainingConfig, prefix="")
         parsed = vars(parser.instantiate(values))
     except argparse.ArgumentError as error:
         raise ConfigurationError(_explained(str(error))) from error
@@ -110,10 +111,19 @@ def _config_first(arguments: Sequence[str]) -> list[str]:
     return files + others
 
 
-def _check_sections(values: jsonargparse.Namespace) -> None:
-    for name, hint in get_type_hints(TrainingConfig).items():
-        if dataclasses.is_dataclass(hint) and not isinstance(values[name], jsonargparse.Namespace):
-            raise ConfigurationError(f"{name} is {values[name]}; it must hold entries of its own")
+def _check_sections(values: jsonargparse.Namespace, config: type, *, prefix: str) -> None:
+    """Refuse values where the parser would let pass what is no section, and fail later."""
+    for name, hint in get_type_hints(config).items():
+        if name not in values:  # items of a list hold only what the file gives
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(hint) and not isinstance(value, jsonargparse.Namespace):
+            raise ConfigurationError(f"{prefix}{name} is {value}; it must hold entries of its own")
+        if listed := _listed_section(hint):
+            if value is None:
+                raise ConfigurationError(f"{prefix}{name} is None; it must be {_in_words(hint)}")
+            for entry in value:
+                _check_sections(entry, listed, prefix=f"{prefix}{name}.")
 
 
 # --- Messages --------------------------------------------------------------------------------
@@ -122,7 +132,9 @@ _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --([\w.\-]+)")
 _UNKNOWN_ENTRY = re.compile(
     r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>.+?)'(?: is not accepted|$)"
 )
-_WRONG_TYPE = re.compile(r'Parser key "([\w.]+)":.*(?:Got value|Given value): (.*)', re.DOTALL)
+_WRONG_TYPE = re.compile(r"(?:Got value|Given value): (.*)")
+_MISSING = re.compile(r"the following arguments are required: (.*)")
+_KEY = re.compile(r'Parser key "([\w.]+)":')
 
 
 def _explained(message: str) -> str:
@@ -130,23 +142,42 @@ def _explained(message: str) -> str:
     known = _entry_types(TrainingConfig)
     if match := _UNKNOWN_OPTION.match(message):
         return f"unknown option --{match[1]}{_did_you_mean(match[1], known, prefix='--')}"
-    if match := _UNKNOWN_ENTRY.match(message):
-        full = ".".join(part for part in match.group("group", "name") if part)
+    # Inside lists, messages are nested.
+    keys = [key for key in _KEY.findall(message) if key != "config"]
+    inner = message[[0, *(match.end() for match in _KEY.finditer(message))][-1] :]
+    if match := (_UNKNOWN_ENTRY.search(inner) if keys else _UNKNOWN_ENTRY.match(message)):
+        full = ".".join(part for part in (*keys, *match.group("group", "name")) if part)
         return f"unknown entry {full}{_did_you_mean(full, known, prefix='')}"
-    if (match := _WRONG_TYPE.match(message)) and match[1] in known:
-        return f"{match[1]} is {match[2]}; it must be {_in_words(known[match[1]])}"
+    if keys and (match := _MISSING.search(inner)):
+        return f"{'.'.join(keys)}: every one of them needs {match[1].strip()}"
+    full = ".".join(keys)
+    if (match := _WRONG_TYPE.search(inner)) and full in known:
+        return f"{full} is {match[1]}; it must be {_in_words(known[full])}"
     return " ".join(message.replace('Parser key "config": ', "").split())
 
 
 def _entry_types(config: type) -> dict[str, Any]:
-    """Return the types of all entries by dotted name."""
+    """Return the types of all entries by dotted name; of lists of sections, also those inside."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(config).items():
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            types |= {f"{name}.{inner}": value for inner, value in _entry_types(hint).items()}
-        else:
+        section = _section(hint) or _listed_section(hint)
+        if section is not hint:
             types[name] = hint
+        if section is not None:
+            types |= {f"{name}.{inner}": value for inner, value in _entry_types(section).items()}
     return types
+
+
+def _section(hint: Any) -> type | None:
+    """Return the dataclass of an entry that is one, or may be one."""
+    choices = [hint, *get_args(hint)] if get_origin(hint) in (Union, UnionType) else [hint]
+    sections = [c for c in choices if isinstance(c, type) and dataclasses.is_dataclass(c)]
+    return sections[0] if sections else None
+
+
+def _listed_section(hint: Any) -> type | None:
+    """Return the dataclass of the entries of a list, if they are dataclasses."""
+    return _section(get_args(hint)[0]) if get_origin(hint) is tuple else None
 
 
 def _did_you_mean(unknown: str, known: dict[str, Any], *, prefix: str) -> str:
@@ -162,6 +193,10 @@ def _in_words(hint: Any) -> str:
         return simple[hint]
     if get_origin(hint) is Literal:
         return " or ".join(str(choice) for choice in get_args(hint))
+    if _listed_section(hint):
+        return "a list whose items hold entries of their own"
     if get_origin(hint) is tuple:
         return "a list of whole numbers, such as [64, 64]"
+    if _section(hint) is hint:
+        return "entries of its own"
     return " or ".join(_in_words(part) for part in get_args(hint))

@@ -6,16 +6,17 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from openmm_scoremd.diffusion.fokker_planck import centred_fokker_planck_loss, weak_residual
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
-from openmm_scoremd.models.base import ScoreModel
+from openmm_scoremd.models.base import EnergyModel, ScoreModel
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +31,26 @@ class Batch:
         Standardised, augmented frames and standard normal noise.
     t : Tensor, shape (B,)
         Diffusion times.
+    probes : Tensor, shape (2, M, N, D), or None
+        Standard normal numbers for the Fokker-Planck residual of the first M frames.
     """
 
     x0: Tensor
     t: Tensor
     noise: Tensor
+    probes: Tensor | None = None
+
+    @property
+    def arrays(self) -> tuple[Tensor, ...]:
+        """What an objective takes."""
+        base = (self.x0, self.t, self.noise)
+        return base if self.probes is None else (*base, self.probes)
 
     def part(self, rank: int, world_size: int) -> Batch:
         """Return the share of one process."""
-        return Batch(*(v[rank::world_size].contiguous() for v in (self.x0, self.t, self.noise)))
+        x0, t, noise = (v[rank::world_size].contiguous() for v in (self.x0, self.t, self.noise))
+        probes = None if self.probes is None else self.probes[:, rank::world_size].contiguous()
+        return Batch(x0, t, noise, probes)
 
 
 class DenoisingObjective(nn.Module):
@@ -70,6 +82,134 @@ class DenoisingObjective(nn.Module):
         return losses.mean()
 
 
+class WeakFokkerPlanckObjective(nn.Module):
+    """Denoising score matching and the published Fokker-Planck regulariser.
+
+    Parameters
+    ----------
+    model : EnergyModel
+        Network to train.
+    schedule : VPSchedule
+        Noise schedule.
+    weighting : TimeWeighting
+        Weight of both terms over diffusion time.
+    alpha : float
+        Weight of the regulariser.
+    probe_sigma : float
+        Standard deviation of its displacements.
+    """
+
+    def __init__(
+        self,
+        model: EnergyModel,
+        *,
+        schedule: VPSchedule,
+        weighting: TimeWeighting,
+        alpha: float,
+        probe_sigma: float,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.schedule = schedule
+        self.weighting = weighting
+        self.alpha = alpha
+        self.probe_sigma = probe_sigma
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, probes: Tensor) -> Tensor:
+        """Return the scalar loss of the arrays of a :class:`Batch`."""
+        weight = self.weighting(t)
+        denoising = denoising_score_matching_loss(
+            self.model.score, self.schedule, x0, t=t, noise=noise, weight=weight
+        )
+        n = probes.shape[1]
+        first, second = weak_residual(
+            self.model.score_and_time_derivative,
+            self.schedule,
+            self.schedule.noise_sample(x0[:n], t[:n], noise[:n]),
+            t[:n],
+            probes=probes,
+            probe_sigma=self.probe_sigma,
+        )
+        squared = first * second / x0[0].numel() ** 2
+        loss: Tensor = denoising.mean() + self.alpha * (weight[:n] * squared).mean()
+        return loss
+
+
+class CentredFokkerPlanckObjective(nn.Module):
+    """Denoising score matching and a cheaper Fokker-Planck regulariser, in one network call.
+
+    Parameters
+    ----------
+    model : EnergyModel
+        Network to train.
+    schedule : VPSchedule
+        Noise schedule.
+    weighting : TimeWeighting
+        Weight of both terms over diffusion time.
+    alpha : float
+        Weight of the regulariser.
+    probe_sigma : float
+        Standard deviation of its displacements.
+    group_size : int
+        Of the frames that have probes, ``i`` and ``j`` share a diffusion time if ``i - j`` is a
+        multiple of their number divided by this.
+    noise_floor : float
+        See :func:`centred_fokker_planck_loss`.
+    frames : {"data", "spread"}
+        Where the frames with probes come from; with ``spread``, which is not the distribution of
+        the data, they have no part in denoising score matching.
+    """
+
+    def __init__(
+        self,
+        model: EnergyModel,
+        *,
+        schedule: VPSchedule,
+        weighting: TimeWeighting,
+        alpha: float,
+        probe_sigma: float,
+        group_size: int,
+        noise_floor: float,
+        frames: Literal["data", "spread"],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.schedule = schedule
+        self.weighting = weighting
+        self.alpha = alpha
+        self.probe_sigma = probe_sigma
+        self.frames = frames
+        self.group_size = group_size
+        self.noise_floor = noise_floor
+
+    def forward(self, x0: Tensor, t: Tensor, noise: Tensor, probes: Tensor) -> Tensor:
+        """Return the scalar loss of the arrays of a :class:`Batch`."""
+        batch, n = len(x0), probes.shape[1]
+        x = self.schedule.noise_sample(x0, t, noise)
+        moved = (x[:n] + self.probe_sigma * probes).flatten(0, 1)
+        score, time_derivative = self.model.score_and_time_derivative(
+            torch.cat([x, moved]), torch.cat([t, t[:n], t[:n]])
+        )
+        weight = self.weighting(t)
+        residual = noise + self.schedule.sigma(t)[:, None, None] * score[:batch]
+        first = 0 if self.frames == "data" else n
+        denoising = (weight * residual.square().mean(dim=(1, 2)))[first:]
+        regulariser = centred_fokker_planck_loss(
+            self.schedule,
+            x[:n],
+            t[:n],
+            score=score[:n],
+            time_derivative=time_derivative[:n],
+            probed_scores=score[batch:].view(probes.shape),
+            probes=probes,
+            probe_sigma=self.probe_sigma,
+            noise_floor=self.noise_floor,
+            group_size=self.group_size,
+        )
+        of_groups = weight[: len(regulariser)]
+        return denoising.mean() + self.alpha * (of_groups * regulariser).mean()
+
+
 class CompiledObjective(nn.Module):
     """The same loss; value and parameter gradients come from one compiled graph.
 
@@ -80,7 +220,7 @@ class CompiledObjective(nn.Module):
 
     Parameters
     ----------
-    objective : DenoisingObjective
+    objective : nn.Module
         What to compile.
     """
 
@@ -140,12 +280,12 @@ class _PrecomputedGradient(torch.autograd.Function):
         return (None, None, *([None] * ctx.n_arrays), *gradients)
 
 
-def choose_objective(objective: DenoisingObjective, *, backend: str) -> nn.Module:
+def choose_objective(objective: nn.Module, *, backend: str) -> nn.Module:
     """Return the objective in the form that a backend runs.
 
     Parameters
     ----------
-    objective : DenoisingObjective
+    objective : nn.Module
         The loss.
     backend : {"auto", "eager", "compiled"}
         ``auto`` compiles on CUDA, and on CPU where a C++ compiler is found; it logs its choice.

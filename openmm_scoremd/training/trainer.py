@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd._io import package_versions, sha256_of_file, write_run_record
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
-from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
-from openmm_scoremd.errors import CheckpointError, ConfigurationError, NumericalError
+from openmm_scoremd.data.dataset import CGDataset, load_dataset
+from openmm_scoremd.errors import CheckpointError, NumericalError
 from openmm_scoremd.geometry import distances
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.factory import build_model
 from openmm_scoremd.training.average import exponential_average
-from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.build import (
+    batch_stream,
+    build_fabric,
+    initial_model,
+    training_objective,
+)
 from openmm_scoremd.training.checkpoint import (
     TrainingState,
     gather_tensors,
@@ -31,14 +33,9 @@ from openmm_scoremd.training.checkpoint import (
     restore_tensors,
     save_checkpoint,
 )
-from openmm_scoremd.training.config import (
-    HardwareConfig,
-    TrainingConfig,
-    changed_keys,
-    config_record,
-)
+from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
 from openmm_scoremd.training.log import LogRow, TrainingLog
-from openmm_scoremd.training.objective import DenoisingObjective, choose_objective
+from openmm_scoremd.training.objective import choose_objective
 from openmm_scoremd.weights import ModelDescription, TrainedModel, save_weights
 
 logger = logging.getLogger(__name__)
@@ -95,7 +92,7 @@ class Trainer:
         self.dataset = load_dataset(config.data.path)
         self.dataset_sha256 = sha256_of_file(config.data.path)
         self.scale = config.data.scale or self.dataset.scale
-        self.fabric = _fabric(config.hardware)
+        self.fabric = build_fabric(config.hardware)
         self.fabric.launch()
         self._build()
 
@@ -157,17 +154,9 @@ class Trainer:
         with torch.random.fork_rng(), self.fabric.init_tensor():
             # The only use of torch's global generator: module constructors know no other.
             torch.manual_seed(config.seed)
-            self.model = build_model(
-                config.network,
-                n_beads=dataset.n_beads,
-                n_dims=dataset.n_dims,
-                schedule=config.schedule,
-            )
-        self.stream = self._batch_stream()
-        weighting = TimeWeighting(
-            config.loss.weight_start, config.loss.weight_end, config.loss.weight_midpoint
-        )
-        objective = DenoisingObjective(self.model, schedule=config.schedule, weighting=weighting)
+            self.model = initial_model(config, dataset)
+        self.stream = batch_stream(config, dataset, scale=self.scale, device=self.fabric.device)
+        objective = training_objective(config, self.model)
         self.model.to(self.fabric.device)
         self.average = AveragedModel(
             self.model, multi_avg_fn=exponential_average(config.optimizer.ema_decay)
@@ -182,23 +171,6 @@ class Trainer:
         self.objective: nn.Module
         self.optimizer: torch.optim.Optimizer
         self.objective, self.optimizer = self.fabric.setup(chosen, optimizer)
-
-    def _batch_stream(self) -> BatchStream:
-        config = self.config
-        training, _ = split_frames(
-            self.dataset.n_frames,
-            held_back_fraction=config.data.held_back_fraction,
-            seed=config.seed,
-        )
-        dtype = torch.float64 if config.hardware.precision == "64-true" else torch.float32
-        frames = torch.from_numpy(self.dataset.positions[training]) / self.scale
-        return BatchStream(
-            frames.to(device=self.fabric.device, dtype=dtype),
-            batch_size=config.batch_size,
-            times=_diffusion_times(config),
-            augmentation=config.data.augmentation,
-            seed=config.seed,
-        )
 
     def _run(self, *, first_step: int) -> Path:
         writes = self.fabric.is_global_zero
@@ -250,7 +222,7 @@ class Trainer:
         batch = self.stream.batch(step).part(self.fabric.global_rank, self.fabric.world_size)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
-        loss: Tensor = self.objective(batch.x0, batch.t, batch.noise)
+        loss: Tensor = self.objective(*batch.arrays)
         self.fabric.backward(loss)
         nn.utils.clip_grad_value_(self.model.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -292,11 +264,17 @@ class Trainer:
                 self.folder,
                 arguments=config_record(self.config),
                 seeds={"training": self.config.seed},
-                inputs={"dataset": self.config.data.path},
+                inputs=self._inputs(),
                 results=results,
             )
         self.fabric.barrier()
         return path
+
+    def _inputs(self) -> dict[str, str]:
+        inputs = {"dataset": self.config.data.path}
+        if self.config.start_from is not None:
+            inputs["start_from"] = self.config.start_from
+        return inputs
 
     def _summary(self, log: TrainingLog) -> dict[str, Any]:
         seconds = sum(
@@ -345,56 +323,9 @@ class Trainer:
             )
 
 
-def _diffusion_times(config: TrainingConfig) -> Callable[[Tensor], Tensor]:
-    loss, floor = config.loss, config.network.noise_floor
-    if loss.time_distribution == "uniform" or floor is None:
-        return UniformTimes(loss.t_min, loss.t_max)
-    return BalancedTimes(config.schedule, floor, loss.t_min, loss.t_max)
-
-
-def _fabric(hardware: HardwareConfig) -> Fabric:
-    # An additive constant of the energy has no gradient, which DDP otherwise takes for a mistake.
-    several = "ddp_find_unused_parameters_true"
-    try:
-        return Fabric(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            strategy="auto" if hardware.devices == 1 else several,
-            precision=hardware.precision,
-        )
-    # Lightning has no common type for hardware that is not there.
-    except Exception as error:
-        raise ConfigurationError(
-            f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
-            f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
-        ) from error
-
-
 def _bond_ranges(dataset: CGDataset) -> list[tuple[float, float]]:
     if not dataset.topology.bonds:
         return []
     lengths = distances(dataset.positions, dataset.topology.bonds)
     shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
     return [(float(low), float(high)) for low, high in zip(shortest, longest, strict=True)]
-
-
-def training_dataset(config: TrainingConfig) -> tuple[CGDataset, CGDataset | None]:
-    """Return the frames a configuration trains on and those it holds back.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Configuration of the run.
-
-    Returns
-    -------
-    training : CGDataset
-        Frames seen in training.
-    held_back : CGDataset or None
-        The others; None if there are none.
-    """
-    dataset = load_dataset(config.data.path)
-    training, held_back = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
-    )
-    return dataset.subset(training), dataset.subset(held_back) if len(held_back) else None

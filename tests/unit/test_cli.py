@@ -83,6 +83,10 @@ def workshop(tmp_path_factory):
         "sample": ("tiny.pt", "iid", "--frames", 6, "--steps", 8, "--seed", 3),
         "simulate": ("tiny.pt", "md", "--replicas", 3, "--steps", 25, "--interval", 10),
         "evaluate": ("tiny.pt", "beads.npz", "report", "--frames", 40, "--simulation", "md"),
+        "fokker-planck": (
+            "run/weights.safetensors",
+            *("--data", "beads.npz", "--output", "errors", "--frames", 5, "--times", 3),
+        ),
     }
     with chdir(folder):
         said = {"coarse-grain": coarse_grain("--preset", "alanine-dipeptide")}

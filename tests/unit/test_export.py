@@ -1,5 +1,7 @@
 """Exported files compute what the network computes, on their own, or are not written."""
 
+import dataclasses
+import math
 import subprocess
 import sys
 
@@ -11,10 +13,14 @@ from openmm_scoremd._io import sha256_of_file
 from openmm_scoremd.artifact import read_metadata
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export import export_torchscript
+from openmm_scoremd.iid import draw_frames
+from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer
+from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.torchscript import energy_and_forces, load_module, select_particles
 from openmm_scoremd.units import thermal_energy
-from openmm_scoremd.weights import TrainedModel, save_weights
+from openmm_scoremd.weights import ExpertDescription, TrainedModel, load_weights, save_weights
 
 KT = thermal_energy(310.0)
 NETWORKS = ["graph", "graph-noise-level", "graph-one-layer", "mlp", "mlp-beads"]
@@ -356,3 +362,175 @@ def test_a_network_that_gives_nan(make_trained, path):
     with pytest.raises(ModelFileError, match="self_test"):
         export_torchscript(TrainedModel(trained.model, trained.description), path)
     assert not path.exists()
+
+
+# --- Mixtures --------------------------------------------------------------------------------
+
+TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
+SIZES = {"width": 8, "layers": 1, "heads": 2, "head_width": 4, "widths": (7,)}
+CONSERVATIVE_LOW = [
+    NetworkConfig(**SIZES, noise_floor=0.01),
+    NetworkConfig(**SIZES, output="direct", t_min=0.1, t_max=0.6),
+    NetworkConfig(**SIZES, kind="mlp", t_min=0.6),
+]
+
+
+@pytest.fixture
+def make_mixture(make_trained):
+    """Return ``make(networks, dtype=float32)``: networks for three beads, one after another."""
+
+    def make(networks=CONSERVATIVE_LOW, *, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(4)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            models = [build_model(network, n_beads=3, n_dims=3) for network in networks]
+        with torch.no_grad():
+            for model in models:
+                for parameter in model.parameters():
+                    parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        model = TimePartitionedMixture(
+            [Expert(one.to(dtype), *times) for one, times in zip(models, TIMES, strict=True)]
+        )
+        about = dataclasses.replace(
+            make_trained("mlp-beads").description,
+            network=networks[0],
+            experts=tuple(
+                ExpertDescription(network, *times)
+                for network, times in zip(networks, TIMES, strict=True)
+            ),
+        )
+        return TrainedModel(model.eval(), about)
+
+    return make
+
+
+def expert_of(trained, index):
+    """An expert as if it were the whole model."""
+    return TrainedModel(trained.model.networks[index], trained.description)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_score_of_a_mixture_with_mixed_times(make_mixture, path, dtype):
+    trained = make_mixture()
+    export_torchscript(trained, path, dtype=dtype)
+    module = load_module(path, device="cpu")
+    times = [0.9, 1e-5, 0.1, 0.3, math.nextafter(0.6, 1.0), 0.6, 0.05, 1.0]
+    x = torch.randn((8, 3, 3), generator=torch.Generator().manual_seed(3)).double()
+    if dtype == "float32":
+        # Times are what the file rounds them to.
+        t = torch.tensor(times, dtype=torch.float32)
+        expected = trained.model.score(x.float(), t).detach().double()
+    else:
+        t = torch.tensor(times, dtype=torch.float64)
+        expected = trained.model.double().score(x, t).detach()
+    for _ in range(3):  # the compiler specialises with the calls
+        found = module.score(x, t)
+        assert not found.requires_grad
+        for i in range(8):  # frame by frame: scores at small times are far larger
+            assert_forces(found[i], expected[i], 1e-4 if dtype == "float32" else 1e-10)
+
+
+def test_a_mixture_of_one_time_at_a_time(make_mixture, path):
+    # As in sampling: all frames of a call have one time, and the networks alternate.
+    trained = make_mixture(dtype=torch.float64)
+    export_torchscript(trained, path, dtype="float64")
+    module = load_module(path, device="cpu")
+    x = torch.randn((4, 3, 3), generator=torch.Generator().manual_seed(3)).double()
+    for t in [1.0, 0.7, 0.6, 0.2, 0.1, 0.01, 1e-5, 0.9]:
+        times = torch.full((4,), t, dtype=torch.float64)
+        expected = trained.model.score(x, times).detach()
+        assert_forces(module.score(x, times), expected, 1e-10)
+
+
+@pytest.mark.parametrize(("t", "index"), [(1e-5, 0), (0.1, 0), (0.6000001, 2), (1.0, 2)])
+def test_the_force_is_that_of_the_expert_that_serves_its_time(make_mixture, path, t, index):
+    trained = make_mixture()
+    export_torchscript(trained, path, t=t, dtype="float64")
+    module = load_module(path, device="cpu")
+    frames = frames_of(trained, 2)
+    # Not centred: multilayer perceptrons see where a molecule is.
+    assert float(frames.mean(dim=1).abs().min()) > 1e-3
+    energy, forces = energy_and_forces(module, frames.reshape(-1, 3))
+    expected = expected_energy_and_forces(expert_of(trained, index), frames, t=t)
+    assert float(energy) == pytest.approx(float(expected[0]), rel=1e-10)
+    assert_forces(forces, expected[1], 1e-10)
+    assert read_metadata(path).t == t
+
+
+def test_replicas_of_a_mixture_that_diffused_far_away(make_mixture, path):
+    # The network of the force is invariant, wherever in the mixture it is.
+    first, middle, last = CONSERVATIVE_LOW
+    reversed_order = [dataclasses.replace(last, t_min=0.0), middle, first]
+    for networks, t in ((CONSERVATIVE_LOW, 1e-5), (reversed_order, 1.0)):
+        trained = make_mixture(networks)
+        export_torchscript(trained, path, t=t)
+        module = load_module(path, device="cpu")
+        frames = frames_of(trained, 3)
+        energy, forces = energy_and_forces(module, frames.reshape(-1, 3))
+        far = frames + torch.tensor([[[2e4, 0, 0]], [[0, -3e4, 0]], [[1e4, 1e4, 1e4]]]).double()
+        found = energy_and_forces(module, far.reshape(-1, 3))
+        assert float(found[0]) == pytest.approx(float(energy), rel=1e-5)
+        assert_forces(found[1], forces, 1e-5)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.6])
+def test_an_expert_without_an_energy_gives_no_force(make_mixture, path, t):
+    with pytest.raises(ConfigurationError, match=r"GraphTransformerScore.*cannot be simulated"):
+        export_torchscript(make_mixture(), path, t=t)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("t", [0.0, 9e-6, 1.1, float("nan")])
+def test_times_that_no_expert_serves(make_mixture, path, t):
+    with pytest.raises(InvalidInputError, match=f"t is {t}; .* 1e-05 to 1.0"):
+        export_torchscript(make_mixture(), path, t=t)
+    assert not path.exists()
+
+
+def test_metadata_of_a_mixture(make_mixture, path):
+    export_torchscript(make_mixture(), path)
+    metadata = read_metadata(path)
+    assert metadata.t_min == 1e-5
+    assert metadata.architecture["noise_floor"] == 0.01
+    experts = metadata.architecture["experts"]
+    assert [(expert["t_min"], expert["t_max"]) for expert in experts] == TIMES
+    assert [expert["network"]["output"] for expert in experts] == [
+        "conservative",
+        "direct",
+        "conservative",
+    ]
+
+
+def test_a_single_network_has_no_experts(make_trained, path):
+    export_torchscript(make_trained("mlp"), path)
+    assert "experts" not in read_metadata(path).architecture
+
+
+@pytest.mark.parametrize("solver", ["dpm-solver", "euler-maruyama"])
+def test_samples_of_a_mixture_through_its_weights_and_model_file(
+    make_mixture, path, tmp_path, solver
+):
+    trained = make_mixture()
+    save_weights(trained, tmp_path / "weights.safetensors")
+    export_torchscript(tmp_path / "weights.safetensors", path)
+    loaded = load_weights(tmp_path / "weights.safetensors")
+    model = ScoreModelFile(path)
+    times = []
+
+    def score_of_the_weights(x, t):
+        times.append(float(t[0]))
+        return loaded.model.score(x, t).detach()
+
+    frames = model.sample(5, seed=2, solver=solver, n_steps=30)
+    expected = draw_frames(
+        score_of_the_weights,
+        model.metadata,
+        5,
+        generator=torch.Generator().manual_seed(2),
+        solver=solver,
+        n_steps=30,
+    )
+    assert frames.shape == (5, 3, 3)
+    np.testing.assert_allclose(frames, expected, rtol=1e-3, atol=1e-4)
+    # All three are asked.
+    assert {sum(t > border for border in (0.1, 0.6)) for t in times} == {0, 1, 2}

@@ -11,8 +11,15 @@ import torch
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig
-from openmm_scoremd.weights import ModelDescription, load_weights, save_weights
+from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.weights import (
+    ExpertDescription,
+    ModelDescription,
+    TrainedModel,
+    load_weights,
+    save_weights,
+)
 
 KEY = "openmm_scoremd"
 
@@ -178,7 +185,10 @@ def test_other_versions_say_so_first(path, version):
     refuse(path, f"schema version {version}; this package reads 1")
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ModelDescription)])
+ENTRIES = [f.name for f in dataclasses.fields(ModelDescription) if f.name != "experts"]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
 def test_every_entry_is_needed(path, name):
     rewrite(path, lambda header: header.pop(name) and None)
     refuse(path, "does not describe a model")
@@ -265,3 +275,97 @@ def test_tensors_that_do_not_fit(path, change):
         tensors = {}
     rewrite(path, tensors=tensors)
     refuse(path, ":")
+
+
+# --- Mixtures --------------------------------------------------------------------------------
+
+TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
+
+
+@pytest.fixture
+def mixture(make_trained):
+    """Three networks for points in the plane, one of them without an energy."""
+    networks = [
+        NetworkConfig(kind="mlp", widths=(9, 7), noise_floor=0.01),
+        NetworkConfig(kind="mlp", widths=(5,), output="direct", t_min=0.1, t_max=0.6),
+        NetworkConfig(kind="mlp", widths=(4,), t_min=0.6),
+    ]
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        models = [build_model(network, n_beads=1, n_dims=2).eval() for network in networks]
+    model = TimePartitionedMixture(
+        [Expert(one, *times) for one, times in zip(models, TIMES, strict=True)]
+    )
+    about = dataclasses.replace(
+        make_trained("mlp").description,
+        network=networks[0],
+        experts=tuple(
+            ExpertDescription(network, *times)
+            for network, times in zip(networks, TIMES, strict=True)
+        ),
+    )
+    return TrainedModel(model.eval(), about)
+
+
+@pytest.fixture
+def mixture_path(mixture, tmp_path):
+    save_weights(mixture, tmp_path / "mixture.safetensors")
+    return tmp_path / "mixture.safetensors"
+
+
+def test_mixtures_round_trip(mixture, mixture_path):
+    loaded = load_weights(mixture_path)
+    assert_same(loaded, mixture)
+    assert loaded.description.experts == mixture.description.experts
+    assert not any(network.training for network in loaded.model.networks)
+    assert [type(network) for network in loaded.model.networks] == [
+        type(network) for network in mixture.model.networks
+    ]
+    assert loaded.model.boundaries == (0.1, 0.6)
+    x, t = torch.randn(6, 1, 2), torch.tensor([0.9, 1e-5, 0.1, 0.3, 0.6, 0.05])
+    assert torch.equal(loaded.model.score(x, t), mixture.model.score(x, t))
+
+
+def test_mixtures_keep_their_precision(mixture, tmp_path):
+    mixture.model.double()
+    save_weights(mixture, tmp_path / "w.safetensors")
+    assert_same(load_weights(tmp_path / "w.safetensors"), mixture)
+
+
+def test_description_of_a_mixture_as_json(mixture):
+    again = ModelDescription.from_json(mixture.description.to_json())
+    assert again.experts == mixture.description.experts
+    assert again.to_json() == mixture.description.to_json()
+
+
+def test_files_that_know_no_mixtures(path):
+    expected = load_weights(path)
+    rewrite(path, lambda header: header.pop("experts") and None)
+    assert_same(load_weights(path), expected)
+    assert load_weights(path).description.experts == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda experts: experts.pop(1), "leave a gap"),
+        (lambda experts: experts.clear(), "state_dict"),
+        (lambda experts: experts[1].update(t_max=0.7), "network's range"),
+        (lambda experts: experts[0].update(t_max=0.2), "overlap"),
+        (lambda experts: experts[1].update(t_max="late"), ":"),
+        (lambda experts: experts[1].update(weight=1.0), "does not describe a model"),
+        (lambda experts: experts[1].pop("network"), "does not describe a model"),
+        (lambda experts: experts[1]["network"].update(widths=[6]), "size mismatch"),
+        (lambda experts: experts[1]["network"].update(kind="gnn"), "gnn"),
+        (lambda experts: experts.append(3), "does not describe a model"),
+    ],
+)
+def test_damaged_mixtures(mixture_path, change, match):
+    rewrite(mixture_path, lambda header: change(header["experts"]) and None)
+    refuse(mixture_path, match)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", {"network": 1}])
+def test_experts_of_another_type(path, value):
+    rewrite(path, lambda header: header.update(experts=value))
+    refuse(path, "does not describe a model")

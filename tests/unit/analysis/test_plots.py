@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from itertools import pairwise
@@ -17,9 +18,11 @@ from openmm_scoremd.analysis.free_energy import (
 )
 from openmm_scoremd.analysis.plots import (
     dihedral_profile_figure,
+    fokker_planck_error_figure,
     histogram_figure,
     loss_figure,
     plot_dihedral_profiles,
+    plot_fokker_planck_error,
     plot_free_energy_1d,
     plot_histograms,
     plot_loss,
@@ -68,6 +71,25 @@ def curve():
 def lengths():
     rng = np.random.default_rng(0)
     return {"reference": rng.normal(0.15, 0.003, (900, 4)), "iid": np.full((2, 50, 4), 0.16)}
+
+
+@dataclasses.dataclass
+class Errors:
+    t: np.ndarray
+    mean_absolute: np.ndarray
+    mean_absolute_error: np.ndarray
+    centred: np.ndarray
+    centred_error: np.ndarray
+
+
+@pytest.fixture
+def errors():
+    """Like those of a mixture: a direct expert in between, and a wide band at the end."""
+    t = np.geomspace(1e-5, 1.0, 20)
+    plain = 1e4 * np.exp(-9.0 * t)
+    plain[10:13] = np.nan
+    band = np.append(np.full(19, 0.1), 3.0)
+    return Errors(t, plain, band * plain, plain / 50.0, band * plain / 50.0)
 
 
 def panels_of(figure):
@@ -227,6 +249,37 @@ class TestLoss:
             loss_figure({"one": LossCurve(curve.steps, losses * np.nan, curve.learning_rates)})
 
 
+class TestFokkerPlanckError:
+    def test_lines_and_bands(self, errors):
+        figure = fokker_planck_error_figure({"one": errors, "another model": errors})
+        plain, centred = figure.axes
+        for axes, values in ((plain, errors.mean_absolute), (centred, errors.centred)):
+            assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+            assert axes.get_xlabel() == "diffusion time"
+            assert len(axes.lines) == len(axes.collections) == 2
+            np.testing.assert_array_equal(axes.lines[0].get_ydata(), values)
+            (low, high) = axes.collections[0].get_datalim(axes.transData).intervaly
+            assert low == pytest.approx(values[-1] / 4.0)  # above zero, though the error is 3 times
+            assert high == pytest.approx(1.1 * values[0])
+        assert plain.get_ylabel() == "Fokker-Planck error, |R| / D"
+        assert [axes.get_title() for axes in figure.axes] == ["plain", "centred at each time"]
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["one", "another model"]
+        assert texts_overlap(figure) == []
+
+    def test_an_error_of_zero_leaves_a_gap(self, errors):
+        zero = dataclasses.replace(errors, mean_absolute=0.0 * errors.t, centred=0.0 * errors.t)
+        figure = fokker_planck_error_figure({"exact": zero, "other": errors})
+        FigureCanvasAgg(figure).draw()
+
+    def test_nothing_to_draw(self, errors):
+        with pytest.raises(InvalidInputError, match="curves is empty"):
+            fokker_planck_error_figure({})
+        empty = dataclasses.replace(errors, centred=np.nan * errors.t)
+        with pytest.raises(InvalidInputError, match="no error is finite"):
+            fokker_planck_error_figure({"one": empty})
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("suffix", "start"), [(".png", PNG), (".pdf", b"%PDF"), (".svg", b"<?xml")]
@@ -236,13 +289,14 @@ class TestFiles:
         assert path.read_bytes().startswith(start)
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
-    def test_every_plot_writes(self, surfaces, profiles, lengths, curve, tmp_path):
+    def test_every_plot_writes(self, surfaces, profiles, lengths, curve, errors, tmp_path):
         paths = [
             plot_surfaces(surfaces, tmp_path / "a.png", x_label="x", y_label="y"),
             plot_free_energy_1d(profiles, tmp_path / "b.png"),
             plot_dihedral_profiles(profiles, tmp_path / "c.png"),
             plot_histograms(lengths, tmp_path / "d.png", labels=list("abcd"), x_label="x"),
             plot_loss({"one": curve}, tmp_path / "e.png"),
+            plot_fokker_planck_error({"one": errors}, tmp_path / "f.png"),
         ]
         assert all(path.read_bytes().startswith(PNG) for path in paths)
 

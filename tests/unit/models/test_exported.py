@@ -1,5 +1,7 @@
 """What a model file holds, before it is compiled: units, replicas, selection, precision."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -22,8 +24,10 @@ def make_exported(make_case):
         case = make_case(name)
         energy = FixedTimeEnergy(case.model, t=t)
         exported = ExportedModel(
-            case.model.to(dtype),
+            [case.model.to(dtype)],
+            [],
             energy,
+            centred=case.model.translation_invariant,
             n_beads=case.x.shape[1],
             scale=SCALE,
             thermal_energy=KT,
@@ -53,7 +57,9 @@ def test_units_and_sum_over_replicas(make_exported):
 
 def test_by_hand(make_case):
     model = make_case("mlp-beads").model
-    exported = ExportedModel(model, TwoSprings(), n_beads=2, scale=0.1, thermal_energy=2.0)
+    exported = ExportedModel(
+        [model], [], TwoSprings(), centred=False, n_beads=2, scale=0.1, thermal_energy=2.0
+    )
     positions = torch.tensor([[0.1, 0, 0], [0.3, 0, 0], [0, 0.2, 0], [0, 0.2, 0.1]]).double()
     # In units of 0.1 nm: 3 * 4 + 1 and 3 * 1 + 4, times 2 kJ/mol.
     assert float(exported(positions)) == pytest.approx(40.0)
@@ -98,7 +104,9 @@ def test_many_replicas_are_summed_in_double_precision(make_case):
             return torch.full_like(x[:, 0, 0], 0.1)
 
     model = make_case("graph").model.float()
-    exported = ExportedModel(model, Constant(), n_beads=5, scale=1.0, thermal_energy=KT)
+    exported = ExportedModel(
+        [model], [], Constant(), centred=True, n_beads=5, scale=1.0, thermal_energy=KT
+    )
     energy = float(exported(torch.zeros(5 * 30_001, 3, dtype=torch.float64)))
     one = float(torch.tensor(0.1, dtype=torch.float32).double())
     assert energy == pytest.approx(30_001 * KT * one, rel=1e-12)
@@ -142,3 +150,79 @@ def test_score_is_that_of_the_network_at_any_time(make_exported, name):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert not found.requires_grad
     assert not case.x.requires_grad
+
+
+# --- Several networks ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_experts(make_case):
+    """Return a function that exports a conservative and two direct networks, and their cases."""
+
+    def make(dtype=torch.float64):
+        cases = [make_case("mlp-noise-level"), make_case("mlp", output="direct")]
+        cases.append(make_case("mlp-noise-level-high-times", output="direct"))
+        exported = ExportedModel(
+            [case.model.to(dtype) for case in cases],
+            [0.1, 0.5],
+            FixedTimeEnergy(cases[0].model, t=1e-3),
+            centred=False,
+            n_beads=1,
+            scale=SCALE,
+            thermal_energy=KT,
+        )
+        return exported, cases
+
+    return make
+
+
+def test_score_comes_from_the_network_that_serves_the_time(make_experts):
+    exported, cases = make_experts()
+    times = [0.1, 0.55, 1e-5, 0.5, math.nextafter(0.1, 1.0), 0.09, math.nextafter(0.5, 1.0), 0.2]
+    t, serving = torch.tensor(times, dtype=torch.float64), [0, 2, 0, 1, 1, 0, 2, 1]
+    x = torch.cat([cases[0].x, 2.0 * cases[0].x])
+    found = exported.score(x, t)
+    for i, index in enumerate(serving):
+        expected = cases[index].model.score(x[[i]], t[[i]]).detach()
+        torch.testing.assert_close(found[[i]].detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_only_networks_that_serve_a_time_are_evaluated(make_experts):
+    exported, cases = make_experts()
+    asked = []
+    for index, expert in enumerate(exported.experts):
+        expert.register_forward_hook(lambda *_, index=index: asked.append(index))
+    exported.score(cases[0].x, torch.tensor([0.3, 0.2, 0.3, 0.4]).double())
+    exported.score(cases[0].x, torch.tensor([0.9, 0.2, 0.9, 0.4]).double())
+    assert asked == [1, 1, 2]
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_borders_are_rounded_like_the_times(make_experts, given):
+    exported, cases = make_experts(torch.float32)
+    x, t = cases[0].x.to(given), torch.tensor([0.1, 0.5, 0.1, 0.5], dtype=given)
+    found = exported.score(x, t).detach()
+    assert found.dtype == given
+    for i in range(4):
+        network = cases[i % 2].model
+        expected = network.score(x[[i]].float(), t[[i]].float()).detach().to(given)
+        torch.testing.assert_close(found[[i]], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_only_invariant_energies_are_centred(make_case, centred):
+    # Of which network the energy is, the first expert does not tell.
+    exported = ExportedModel(
+        [make_case("graph" if not centred else "mlp-beads").model],
+        [],
+        TwoSprings(),
+        centred=centred,
+        n_beads=2,
+        scale=0.1,
+        thermal_energy=2.0,
+    )
+    positions = torch.tensor([[0.1, 0, 0], [0.3, 0, 0]]).double()
+    # In units of 0.1 nm, from (1, 3), or from (-1, 1).
+    assert float(exported(positions)) == pytest.approx(2.0 * (3.0 * 4.0 + 1.0))
+    moved = float(exported(positions + 0.2))
+    assert (moved == pytest.approx(26.0)) == centred

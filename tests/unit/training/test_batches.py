@@ -150,3 +150,103 @@ def test_too_few_frames():
 def test_rotations_need_three_dimensions():
     with pytest.raises(ConfigurationError, match=r"2 dimensions.*augmentation: none"):
         make_stream(torch.zeros(20, 1, 2))
+
+
+# --- Probes and shared times -----------------------------------------------------------------
+
+
+def test_probes_change_nothing_else():
+    plain, probed = make_stream().batch(4), make_stream(n_probed=6).batch(4)
+    assert same(plain, probed)
+    assert plain.probes is None
+    assert plain.arrays == arrays(plain)
+    assert probed.arrays[3] is probed.probes
+    assert probed.probes.shape == (2, 6, 4, 3)
+    shared = make_stream(n_probed=6, n_shared_times=2).batch(4)
+    assert torch.equal(shared.x0, plain.x0)
+    assert torch.equal(shared.noise, plain.noise)
+    assert torch.equal(shared.probes, probed.probes)
+
+
+def test_probes_are_a_function_of_seed_and_step():
+    one = make_stream(n_probed=6).batch(4).probes
+    assert torch.equal(make_stream(n_probed=6).batch(4).probes, one)
+    for other in (make_stream(n_probed=6).batch(5), make_stream(n_probed=6, seed=6).batch(4)):
+        assert not torch.isclose(other.probes, one).any(dim=-1).all()
+
+
+def test_probes_are_normal_and_independent():
+    stream = make_stream(torch.zeros(4000, 2, 3), batch_size=4000, n_probed=3000)
+    batch = stream.batch(0)
+    first, second = batch.probes.flatten(1).numpy()
+    noise = batch.noise[:3000].flatten().numpy()
+    for values in (first, second):
+        assert stats.kstest(values, stats.norm.cdf).pvalue > 1e-3
+    for a, b in ((first, second), (first, noise), (second, noise)):
+        assert abs(stats.pearsonr(a, b).statistic) < 5.0 / math.sqrt(len(a))
+
+
+def test_probed_frames_share_times():
+    whole = make_stream(batch_size=50, n_probed=24, n_shared_times=6).batch(2)
+    own = make_stream(batch_size=50).batch(2)
+    times = whole.t[:24].view(4, 6)
+    assert torch.equal(times, times[:1].expand(4, 6))
+    assert len(times[0].unique()) == 6
+    # Those without probes have times of their own, as they would have anyway.
+    assert torch.equal(whole.t[24:], own.t[24:])
+    assert len(whole.t.unique()) == 6 + 26
+
+
+def test_shared_times_are_uniform():
+    frames = torch.zeros(9000, 1, 3)
+    stream = make_stream(frames, batch_size=9000, n_probed=8000, n_shared_times=4000)
+    shared = stream.batch(0).t[:4000].numpy()
+    assert stats.kstest(shared, stats.uniform(0.1, 0.5).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_of_probes(dtype):
+    frames = torch.randn(20, 2, 3, dtype=dtype)
+    assert make_stream(frames, n_probed=4, n_shared_times=2).batch(0).probes.dtype == dtype
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_probes_and_keep_groups_together(world_size):
+    whole = make_stream(batch_size=48, n_probed=24, n_shared_times=6).batch(1)
+    parts = [whole.part(rank, world_size) for rank in range(world_size)]
+    for rank, part in enumerate(parts):
+        n, n_times = 24 // world_size, 6 // world_size
+        assert part.probes.shape == (2, n, 4, 3)
+        assert part.probes.is_contiguous()
+        # Probes stay with their frames, which come first.
+        assert torch.equal(part.probes, whole.probes[:, rank::world_size])
+        assert torch.equal(part.x0[:n], whole.x0[:24][rank::world_size])
+        times = part.t[:n].view(4, n_times)
+        assert torch.equal(times, times[:1].expand(4, n_times))
+        assert len(times[0].unique()) == n_times
+    # Each time belongs to one rank, whole.
+    together = torch.cat([part.t[: 6 // world_size] for part in parts])
+    assert sorted(together.tolist()) == sorted(whole.t[:6].tolist())
+
+
+def test_probed_frames_are_drawn_with_their_weights():
+    # Frame i is the number i; the weights want the second half, in the ratio of 1 to 3.
+    frames = torch.arange(4000.0)[:, None, None].expand(4000, 1, 2)
+    weights = torch.zeros(4000)
+    weights[2000:3000], weights[3000:] = 1.0, 3.0
+    options = {"augmentation": "none", "batch_size": 1000, "n_probed": 600, "n_shared_times": 50}
+    stream, plain = (
+        make_stream(frames, probed_weights=weights, **options),
+        make_stream(frames, **options),
+    )
+    drawn = torch.cat([stream.batch(step).x0[:600, 0, 0] for step in range(4)])
+    assert float(drawn.min()) >= 2000.0
+    # 2400 draws: five standard deviations of the share.
+    assert float((drawn >= 3000.0).float().mean()) == pytest.approx(0.75, abs=0.045)
+    # With replacement, and anew in every step.
+    assert len(drawn[:600].unique()) < 600
+    assert not torch.equal(drawn[:600], drawn[600:1200])
+    # The others are those of the shuffled data.
+    for step in range(4):
+        assert torch.equal(stream.batch(step).x0[600:], plain.batch(step).x0[600:])
+    assert torch.equal(stream.batch(2).x0, stream.batch(2).x0)

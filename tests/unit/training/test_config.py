@@ -10,12 +10,15 @@ from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.training.config import (
     DataConfig,
+    ExpertConfig,
+    FokkerPlanckConfig,
     HardwareConfig,
     LossConfig,
     OptimizerConfig,
     TrainingConfig,
     changed_keys,
     config_record,
+    expert_config,
 )
 
 CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
@@ -36,6 +39,16 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
         (LossConfig, {"time_distribution": "normal"}),
         (LossConfig, {"weight_midpoint": 0.0}),
         (LossConfig, {"weight_end": 1.5}),
+        (FokkerPlanckConfig, {"alpha": -1e-3}),
+        (FokkerPlanckConfig, {"alpha": math.inf}),
+        (FokkerPlanckConfig, {"alpha": math.nan}),
+        (FokkerPlanckConfig, {"estimator": "exact"}),
+        (FokkerPlanckConfig, {"fraction": 0.0}),
+        (FokkerPlanckConfig, {"fraction": 1.1}),
+        (FokkerPlanckConfig, {"group_size": 1}),
+        (FokkerPlanckConfig, {"probe_sigma": 0.0}),
+        (FokkerPlanckConfig, {"probe_sigma": 1.0}),
+        (FokkerPlanckConfig, {"frames": "everywhere"}),
         (OptimizerConfig, {"learning_rate": 1e-6}),
         (OptimizerConfig, {"learning_rate": math.inf}),
         (OptimizerConfig, {"learning_rate": math.nan}),
@@ -136,3 +149,213 @@ def test_entries_that_this_version_does_not_know_are_changes():
         "loss.order",
         "network",
     ]
+
+
+# --- The regulariser -------------------------------------------------------------------------
+
+FLOOR = NetworkConfig(noise_floor=0.01)
+
+
+def regularised(*, network=FLOOR, batch_size=32, devices=1, **entries):
+    return dataclasses.replace(
+        CONFIG,
+        network=network,
+        fokker_planck=FokkerPlanckConfig(**{"alpha": 1e-3, **entries}),
+        batch_size=batch_size,
+        hardware=HardwareConfig(devices=devices),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        (
+            {"network": NetworkConfig(output="direct")},
+            r"fokker_planck\.alpha is 0\.001; .* output: direct, which has no density",
+        ),
+        (
+            {"network": NetworkConfig(), "estimator": "centred"},
+            r"fokker_planck\.estimator is 'centred'; .* unless network\.noise_floor is set",
+        ),
+        (
+            {"estimator": "centred", "fraction": 0.5, "group_size": 5},
+            r"fokker_planck\.fraction is 0\.5; .* multiple of 5 \(group_size x devices\), not 16",
+        ),
+        ({"estimator": "centred", "fraction": 0.1, "group_size": 8}, "multiple of 8 .*, not 3"),
+        (
+            {"estimator": "centred", "fraction": 0.75, "group_size": 8, "devices": 2},
+            "multiple of 16 .*, not 24",
+        ),
+        # No frame at all, or none for one of the processes.
+        ({"fraction": 0.01}, r"fokker_planck\.fraction is 0\.01; .* multiple of 1 .*, not 0"),
+        ({"fraction": 0.03, "devices": 2}, r"multiple of 2 \(devices\), not 1"),
+        ({"fraction": 0.1, "devices": 2}, "multiple of 2 .*, not 3"),
+        (
+            {"frames": "spread", "fraction": 0.5},
+            r"fokker_planck\.frames is 'spread'; .* unless fokker_planck\.estimator is 'centred'",
+        ),
+        # Nothing would be left to learn from.
+        (
+            {"frames": "spread", "estimator": "centred"},
+            r"fokker_planck\.fraction is 1\.0; .* below 1 with frames: spread",
+        ),
+    ],
+)
+def test_regularisers_that_do_not_fit(entries, match):
+    with pytest.raises(ConfigurationError, match=match):
+        regularised(**entries)
+
+
+@pytest.mark.parametrize(
+    ("entries", "n_frames"),
+    [
+        ({}, 32),
+        ({"network": NetworkConfig()}, 32),
+        ({"fraction": 0.1}, 3),
+        ({"fraction": 0.25, "devices": 4}, 8),
+        ({"estimator": "centred"}, 32),
+        ({"estimator": "centred", "fraction": 0.5, "group_size": 4, "devices": 2}, 16),
+        # 0.28 x 200 is 56.00000000000001.
+        ({"estimator": "centred", "fraction": 0.28, "batch_size": 200}, 56),
+        ({"estimator": "centred", "frames": "spread", "fraction": 0.5}, 16),
+        # Without weight nothing of it matters.
+        ({"alpha": 0.0, "network": NetworkConfig(output="direct"), "estimator": "centred"}, 0),
+        ({"alpha": 0.0, "fraction": 0.001}, 0),
+    ],
+)
+def test_regularisers_that_fit(entries, n_frames):
+    config = regularised(**entries)
+    assert config.fokker_planck.n_frames(config.batch_size) == n_frames
+
+
+# --- Experts ---------------------------------------------------------------------------------
+
+
+def high(**entries):
+    loss = LossConfig(0.5, 1.0, weight_start=0.5, weight_midpoint=0.8)
+    given = {"name": "high", "t_min": 0.6, "t_max": 1.0, "loss": loss}
+    return ExpertConfig(**{**given, **entries})
+
+
+def low(**entries):
+    return ExpertConfig(**{"name": "low", "t_min": 1e-5, "t_max": 0.6, **entries})
+
+
+def mixture(*experts, **entries):
+    return dataclasses.replace(CONFIG, experts=experts, **entries)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: mixture(high(), low(t_max=0.5)), r"experts: .*\[1e-05, 0.5\].* leave a gap"),
+        (lambda: mixture(high(), low(t_max=0.7)), r"experts: .*\[1e-05, 0.7\].* overlap"),
+        (lambda: mixture(high(t_max=0.9), low()), "experts is .* such that the last ends at 1"),
+        (lambda: mixture(low()), "experts is .* such that the last ends at 1"),
+        (lambda: mixture(high(), low(name="high")), r"experts\.name is 'high'; .* used once"),
+        (
+            lambda: mixture(high(start_from="low"), low()),
+            r"start_from of expert high is 'low'; .* an expert listed before it \(none\)",
+        ),
+        (
+            lambda: mixture(high(), low(start_from="low")),
+            r"start_from of expert low is 'low'; .* before it \(high\)",
+        ),
+        (lambda: mixture(high(), low(start_from="hihg")), "start_from of expert low is 'hihg'"),
+        (lambda: high(name=""), r"experts\.name is ''; .* it names a folder"),
+        (lambda: high(name="../up"), r"experts\.name is '../up'"),
+        (lambda: high(name="a/b"), r"experts\.name is 'a/b'"),
+        (lambda: high(name=".hidden"), r"experts\.name is '.hidden'"),
+        (lambda: high(t_min=0.4), r"interval of expert high is \(0.4, 1.0\); .* \(0.5, 1.0\)"),
+        (lambda: high(t_min=1.0), r"interval of expert high is \(1.0, 1.0\)"),
+        (lambda: high(t_max=math.nan), "interval of expert high"),
+        # What would not do for a run of its own.
+        (lambda: mixture(high(epochs=0), low()), "expert high: epochs is 0"),
+        (
+            lambda: mixture(high(), low(network=NetworkConfig(t_min=0.1))),
+            r"expert low: loss\.t_min, loss\.t_max is",
+        ),
+        (
+            lambda: mixture(
+                high(
+                    network=NetworkConfig(output="direct"),
+                    fokker_planck=FokkerPlanckConfig(alpha=1e-3),
+                ),
+                low(),
+            ),
+            r"expert high: fokker_planck\.alpha is 0\.001",
+        ),
+        (
+            lambda: mixture(
+                high(), low(fokker_planck=FokkerPlanckConfig(alpha=1e-3, estimator="centred"))
+            ),
+            r"expert low: fokker_planck\.estimator is 'centred'",
+        ),
+        (
+            lambda: mixture(high(), low(loss=LossConfig(time_distribution="balanced"))),
+            r"expert low: loss\.time_distribution",
+        ),
+    ],
+)
+def test_experts_that_do_not_fit(make, match):
+    with pytest.raises(ConfigurationError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"network": NetworkConfig(width=8)},
+        {"loss": LossConfig(t_min=1e-4)},
+        {"fokker_planck": FokkerPlanckConfig(alpha=1e-3)},
+        {"epochs": 7},
+        {"start_from": "weights.safetensors"},
+    ],
+)
+def test_what_belongs_to_each_expert_is_refused_beside_them(entries):
+    (name,) = entries
+    with pytest.raises(ConfigurationError, match=f"^{name} is given beside experts; .* for each"):
+        mixture(high(), low(), **entries)
+
+
+def test_what_all_experts_share():
+    config = mixture(
+        high(epochs=4, optimizer=OptimizerConfig(weight_decay=0.0)),
+        low(start_from="high", network=NetworkConfig(width=8)),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        seed=4,
+        batch_size=32,
+        title="Toy",
+    )
+    first, second = (expert_config(config, expert) for expert in config.experts)
+    assert (first.title, second.title) == ("Toy (high)", "Toy (low)")
+    assert (first.epochs, second.epochs) == (4, 100)
+    assert first.optimizer == OptimizerConfig(weight_decay=0.0)
+    assert second.optimizer == OptimizerConfig(learning_rate=3e-3)
+    assert (first.loss.t_min, second.loss.t_min) == (0.5, 1e-5)
+    assert (first.network.width, second.network.width) == (96, 8)
+    for single in (first, second):
+        assert (single.seed, single.batch_size, single.data) == (4, 32, config.data)
+        assert single.experts == ()
+
+
+def test_records_of_experts():
+    config = mixture(high(), low(start_from="high"))
+    record = config_record(config)
+    assert record == json.loads(json.dumps(record))
+    assert [expert["name"] for expert in record["experts"]] == ["high", "low"]
+    assert changed_keys(record, config_record(config)) == []
+    other = config_record(mixture(high(epochs=3), low(start_from="high")))
+    assert changed_keys(record, other) == ["experts"]
+    old = config_record(CONFIG)
+    del old["experts"], old["fokker_planck"], old["start_from"]
+    assert changed_keys(old, config_record(CONFIG)) == []
+    new = dataclasses.replace(CONFIG, fokker_planck=FokkerPlanckConfig(alpha=1e-3))
+    assert changed_keys(old, config_record(new)) == ["fokker_planck.alpha"]
+
+
+def test_the_file_a_run_started_from_is_named_without_folders():
+    config = dataclasses.replace(CONFIG, start_from="/home/somebody/weights.safetensors")
+    assert config_record(config)["start_from"] == "weights.safetensors"
+    # The weights of a run that goes on are in its checkpoint.
+    assert changed_keys(config_record(CONFIG), config_record(config)) == []

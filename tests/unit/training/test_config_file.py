@@ -8,7 +8,15 @@ import jsonargparse
 import pytest
 
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.training.config import TrainingConfig, config_record
+from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.training.config import (
+    ExpertConfig,
+    FokkerPlanckConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    config_record,
+)
 from openmm_scoremd.training.config_file import (
     add_training_arguments,
     load_training_config,
@@ -86,6 +94,131 @@ class TestReading:
         again = tmp_path / "again.yaml"
         again.write_text(repr(config_record(config)).replace("None", "null"))
         assert load_training_config(again) == config
+
+    def test_regulariser(self, yaml):
+        yaml.write_text(YAML + "fokker_planck: {alpha: 5e-4}\n")
+        found = load_training_config(yaml, overrides=["fokker_planck.fraction=0.5"]).fokker_planck
+        assert found == FokkerPlanckConfig(alpha=5e-4, fraction=0.5)
+
+
+EXPERTS = """
+title: Mixture
+data: {path: beads.npz}
+batch_size: 32
+optimizer: {learning_rate: 3e-3}
+experts:
+  - name: high
+    t_min: 0.6
+    t_max: 1
+    network: {kind: mlp, output: direct, widths: [8], t_min: 0.6}
+    loss: {t_min: 0.6, weight_start: 0.6, weight_midpoint: 0.8}
+    epochs: 3
+  - name: low
+    t_min: 1e-5
+    t_max: 0.6
+    network:
+      noise_floor: 0.01
+    fokker_planck: {alpha: 1e-3, estimator: centred}
+    optimizer: {ema_decay: 0.9}
+    start_from: high
+"""
+
+
+class TestExperts:
+    @pytest.fixture
+    def yaml(self, tmp_path):
+        path = tmp_path / "experts.yaml"
+        path.write_text(EXPERTS)
+        return path
+
+    def test_entries_and_defaults(self, yaml):
+        high, low = load_training_config(yaml).experts
+        assert high == ExpertConfig(
+            "high",
+            0.6,
+            1.0,
+            network=NetworkConfig(kind="mlp", output="direct", widths=(8,), t_min=0.6),
+            loss=LossConfig(t_min=0.6, weight_start=0.6, weight_midpoint=0.8),
+            epochs=3,
+        )
+        # Sections that are given in part, or not at all.
+        assert low == ExpertConfig(
+            "low",
+            1e-5,
+            0.6,
+            network=NetworkConfig(noise_floor=0.01),
+            fokker_planck=FokkerPlanckConfig(alpha=1e-3, estimator="centred"),
+            optimizer=OptimizerConfig(ema_decay=0.9),
+            start_from="high",
+        )
+
+    def test_overrides_of_what_they_share(self, yaml):
+        config = load_training_config(
+            yaml, overrides=["batch_size=64", "optimizer.learning_rate=1e-3"]
+        )
+        assert (config.batch_size, config.optimizer.learning_rate) == (64, 1e-3)
+        assert config.experts == load_training_config(yaml).experts
+
+    def test_a_record_read_back_is_the_same(self, yaml, tmp_path):
+        config = load_training_config(yaml)
+        again = tmp_path / "again.yaml"
+        again.write_text(repr(config_record(config)).replace("None", "null"))
+        assert load_training_config(again) == config
+
+    def test_no_experts(self, yaml):
+        yaml.write_text("data: {path: beads.npz}\nexperts: []\n")
+        assert load_training_config(yaml).experts == ()
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            (
+                "epochs: 3",
+                "epoch: 3",
+                r"unknown entry experts\.epoch .did you mean experts\.epochs",
+            ),
+            ("widths: [8]", "widhts: [8]", r"unknown entry experts\.network\.widhts .did you mean"),
+            ("ema_decay", "ema_dekay", r"unknown entry experts\.optimizer\.ema_dekay .did you"),
+            ("epochs: 3", "epochs: 2.5", r"experts\.epochs is 2\.5; it must be a whole number"),
+            ("widths: [8]", "widths: 8", r"experts\.network\.widths is 8; it must be a list of"),
+            (
+                "kind: mlp",
+                "kind: gnn",
+                r"network\.kind is gnn; it must be graph-transformer or mlp",
+            ),
+            (
+                "{ema_decay: 0.9}",
+                "{ema_decay: x}",
+                r"experts\.optimizer\.ema_decay is x; .* number",
+            ),
+            ("{ema_decay: 0.9}", "4", r"experts\.optimizer is 4; it must be entries"),
+            ("start_from: high", "start_from: [1]", r"experts\.start_from is .* text or null"),
+            ("  - name: high\n    t_min", "  - t_min", "experts: every one of them needs name"),
+            ("    t_max: 1\n", "", "experts: every one of them needs t_max"),
+            # These the parser lets pass.
+            ("network:\n      noise_floor: 0.01", "network: 4", r"experts\.network is 4; it must"),
+            ("network:\n      noise_floor: 0.01", "network:", r"experts\.network is None; it must"),
+            ("{alpha: 1e-3, estimator: centred}", "null", r"experts\.fokker_planck is None"),
+            # And these are not for the parser to know.
+            ("t_max: 0.6", "t_max: 0.5", r"experts: the intervals .* leave a gap"),
+            ("epochs: 3", "epochs: 0", "expert high: epochs is 0"),
+            ("weight_midpoint: 0.8", "weight_midpoint: 0.5", r"loss\.weight_start"),
+            ("title: Mixture", "network: {width: 8}", "network is given beside experts"),
+        ],
+    )
+    def test_bad_entries(self, yaml, old, new, message):
+        assert old in EXPERTS
+        yaml.write_text(EXPERTS.replace(old, new, 1))
+        with pytest.raises(ConfigurationError, match=message) as error:
+            load_training_config(yaml)
+        assert str(error.value).startswith(f"{yaml}: ")
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("value", ["3", "null", "text", "[4]", "[null]", "{name: high}"])
+    def test_no_list_of_experts(self, yaml, value):
+        yaml.write_text(f"data: {{path: beads.npz}}\nexperts: {value}\n")
+        with pytest.raises(ConfigurationError, match=r"experts is .* a list whose items hold"):
+            load_training_config(yaml)
 
 
 class TestCommandLine:
@@ -182,7 +315,15 @@ class TestRefused:
     def test_every_entry_of_the_tree_can_be_overridden(self, yaml):
         record = config_record(load_training_config(yaml))
         sections = {name: value for name, value in record.items() if isinstance(value, dict)}
-        assert set(sections) == {"data", "network", "schedule", "loss", "optimizer", "hardware"}
+        assert set(sections) == {
+            "data",
+            "network",
+            "schedule",
+            "loss",
+            "fokker_planck",
+            "optimizer",
+            "hardware",
+        }
         for section, entries in sections.items():
             for name, value in entries.items():
                 text = "null" if value is None else str(value)

@@ -7,13 +7,17 @@ import shutil
 import pytest
 import torch
 
+from openmm_scoremd.diffusion.fokker_planck import centred_fokker_planck_loss, weak_residual
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.training.objective import (
+    Batch,
+    CentredFokkerPlanckObjective,
     CompiledObjective,
     DenoisingObjective,
+    WeakFokkerPlanckObjective,
     choose_objective,
 )
 
@@ -25,22 +29,50 @@ NETWORKS = {
 }
 
 
+#: What an objective needs beside a network: the regularisers have weights that make them count.
+OBJECTIVES = {
+    "denoising": (DenoisingObjective, {}),
+    "weak": (WeakFokkerPlanckObjective, {"alpha": 0.02, "probe_sigma": 1e-3}),
+    "centred": (
+        CentredFokkerPlanckObjective,
+        {
+            "alpha": 50.0,
+            "probe_sigma": 1e-3,
+            "group_size": 2,
+            "noise_floor": 0.01,
+            "frames": "data",
+        },
+    ),
+}
+#: Networks and objectives that go together.
+BOTH = [
+    *((name, "denoising") for name in NETWORKS),
+    *((name, kind) for name in ("graph", "mlp") for kind in ("weak", "centred")),
+]
+
+
 @pytest.fixture
 def make_objective():
-    def make(name="graph"):
+    def make(name="graph", kind="denoising", **entries):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = build_model(NETWORKS[name], n_beads=3, n_dims=3).double()
-        return DenoisingObjective(model, schedule=SCHEDULE, weighting=WEIGHTING)
+        objective, settings = OBJECTIVES[kind]
+        return objective(model, schedule=SCHEDULE, weighting=WEIGHTING, **{**settings, **entries})
 
     return make
 
 
-def make_arrays(n=6, *, seed=0):
+def make_arrays(n=6, *, seed=0, kind="denoising"):
     generator = torch.Generator().manual_seed(seed)
     options = {"generator": generator, "dtype": torch.float64}
     x0, noise = torch.randn(2, n, 3, 3, **options)
-    return x0, torch.rand(n, **options), noise
+    t = torch.rand(n, **options)
+    if kind == "denoising":
+        return x0, t, noise
+    # Four frames with probes, two for each of two times.
+    t[2:4] = t[:2]
+    return x0, t, noise, torch.randn(2, 4, 3, 3, **options)
 
 
 def value_and_gradients(objective, arrays, factor=1.0):
@@ -70,9 +102,90 @@ def test_loss_is_the_mean_over_the_batch(make_objective):
     assert objective(x0, t, noise).shape == ()
 
 
-def test_gradients_are_finite_differences(make_objective):
-    objective = make_objective()
-    arrays = make_arrays()
+def test_weak_regulariser_is_the_weighted_square_per_coordinate(make_objective):
+    objective = make_objective(kind="weak")
+    x0, t, noise, probes = make_arrays(kind="weak")
+    assert len(set((t[:4] <= 0.3).tolist())) == 2  # both weights
+    first, second = weak_residual(
+        objective.model.score_and_time_derivative,
+        SCHEDULE,
+        SCHEDULE.noise_sample(x0, t, noise)[:4],
+        t[:4],
+        probes=probes,
+        probe_sigma=1e-3,
+    )
+    expected = 0.02 * (WEIGHTING(t[:4]) * first * second).mean() / 9**2
+    found = objective(x0, t, noise, probes) - make_objective()(x0, t, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert abs(float(found.detach())) > 1e-3
+
+
+def test_centred_regulariser_is_the_weighted_mean_over_times(make_objective):
+    objective = make_objective(kind="centred")
+    x0, t, noise, probes = make_arrays(kind="centred")
+    assert len(set((t[:2] <= 0.3).tolist())) == 2  # both weights
+    x, model = SCHEDULE.noise_sample(x0, t, noise)[:4], objective.model
+    score, time_derivative = model.score_and_time_derivative(x, t[:4])
+    losses = centred_fokker_planck_loss(
+        SCHEDULE,
+        x,
+        t[:4],
+        score=score,
+        time_derivative=time_derivative,
+        probed_scores=torch.stack([model.score(x + 1e-3 * v, t[:4]) for v in probes]),
+        probes=probes,
+        probe_sigma=1e-3,
+        noise_floor=0.01,
+        group_size=2,
+    )
+    expected = 50.0 * (WEIGHTING(t[:2]) * losses).mean()
+    found = objective(x0, t, noise, probes) - make_objective()(x0, t, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert abs(float(found.detach())) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["weak", "centred"])
+def test_without_weight_only_denoising_remains(make_objective, kind):
+    arrays = make_arrays(kind=kind)
+    expected = make_objective()(*arrays[:3])
+    torch.testing.assert_close(make_objective(kind=kind, alpha=0.0)(*arrays), expected)
+
+
+def test_spread_frames_have_no_part_in_denoising(make_objective):
+    x0, t, noise, probes = make_arrays(kind="centred")
+    both = make_objective(kind="centred")(x0, t, noise, probes)
+    regulariser = both - make_objective()(x0, t, noise)
+    found = make_objective(kind="centred", frames="spread")(x0, t, noise, probes)
+    expected = make_objective()(x0[4:], t[4:], noise[4:]) + regulariser
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert abs(float((found - both).detach())) > 1e-3
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_mean_over_processes_is_the_loss_of_one(make_objective, kind, world_size):
+    generator = torch.Generator().manual_seed(5)
+    options = {"generator": generator, "dtype": torch.float64}
+    x0, noise = torch.randn(2, 36, 3, 3, **options)
+    t, probes = torch.rand(36, **options), torch.randn(2, 24, 3, 3, **options)
+    t[:24] = t[:6].repeat(4)  # as BatchStream does
+    batch = Batch(x0, t, noise, None if kind == "denoising" else probes)
+    entries = {"group_size": 4} if kind == "centred" else {}
+    objective = make_objective("mlp", kind, **entries)
+    expected = value_and_gradients(objective, batch.arrays)
+    parts = [
+        value_and_gradients(objective, batch.part(rank, world_size).arrays)
+        for rank in range(world_size)
+    ]
+    loss = sum(part[0] for part in parts) / world_size
+    gradients = {name: sum(part[1][name] for part in parts) / world_size for name in expected[1]}
+    torch.testing.assert_close((loss, gradients), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_gradients_are_finite_differences(make_objective, kind):
+    objective = make_objective(kind=kind)
+    arrays = make_arrays(kind=kind)
     _, gradients = value_and_gradients(objective, arrays)
     parameters = dict(objective.named_parameters())
     generator = torch.Generator().manual_seed(4)
@@ -93,12 +206,12 @@ def test_gradients_are_finite_differences(make_objective):
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_traced_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name):
-    plain = make_objective(name)
+@pytest.mark.parametrize(("name", "kind"), BOTH)
+def test_traced_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name, kind):
+    plain = make_objective(name, kind)
     traced = CompiledObjective(copy.deepcopy(plain))
     for seed in (0, 1, 2):  # the graph is reused: nothing of the first batch may be baked in
-        arrays = make_arrays(seed=seed)
+        arrays = make_arrays(seed=seed, kind=kind)
         expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     # Nor of the first weights.
@@ -145,13 +258,16 @@ def test_every_parameter_gets_a_gradient(make_objective):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_graph_has_value_and_gradients_of_the_plain_loss(make_objective):
-    plain = make_objective("graph")
+@pytest.mark.parametrize(
+    ("name", "kind"), [("graph", "denoising"), ("mlp", "weak"), ("mlp", "centred")]
+)
+def test_compiled_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name, kind):
+    plain = make_objective(name, kind)
     compiled = CompiledObjective(copy.deepcopy(plain))
     for seed in (0, 1):
-        arrays = make_arrays(seed=seed)
+        arrays = make_arrays(seed=seed, kind=kind)
         expected, found = (value_and_gradients(o, arrays) for o in (plain, compiled))
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from openmm_scoremd.training.checkpoint import load_checkpoint
+from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.log import read_log
 from openmm_scoremd.training.trainer import Trainer
 
@@ -103,9 +104,19 @@ def test_kill_9_at_random_moments(planar, make_config, tmp_path, spawn, assert_s
     assert_same_run(folder, tmp_path / "straight")
 
 
-def test_two_processes_do_what_one_does(molecule, make_config, tmp_path, spawn, read_run):
-    one = make_config(molecule, **{"hardware.precision": "64-true"})
-    two = make_config(molecule, **{"hardware.precision": "64-true", "hardware.devices": 2})
+#: Of 16 frames in a batch, 8 have probes, and 4 of them one time.
+CENTRED = FokkerPlanckConfig(alpha=0.1, estimator="centred", fraction=0.5, group_size=4)
+
+
+@pytest.mark.parametrize(
+    "regulariser", [FokkerPlanckConfig(), FokkerPlanckConfig(alpha=1e-3), CENTRED]
+)
+def test_two_processes_do_what_one_does(
+    molecule, make_config, tmp_path, spawn, read_run, regulariser
+):
+    entries = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
+    one = make_config(molecule, **entries, fokker_planck=regulariser)
+    two = make_config(molecule, **entries, **{"hardware.devices": 2}, fokker_planck=regulariser)
     process = spawn(two, tmp_path / "two")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -116,9 +127,10 @@ def test_two_processes_do_what_one_does(molecule, make_config, tmp_path, spawn, 
     assert [row.step for row in rows] == [row.step for row in expected]
     # As many digits as the log has.
     assert [r.loss for r in rows] == pytest.approx([r.loss for r in expected], rel=2e-6)
-    torch.testing.assert_close(
-        read_run(tmp_path / "two")[0], read_run(tmp_path / "one")[0], rtol=1e-9, atol=1e-9
-    )
+    # Probes magnify rounding, and Adam what has no gradient but rounding: the bias of the keys.
+    tolerance = 1e-9 if regulariser.alpha == 0.0 else 1e-6
+    weights, expected_weights = (read_run(tmp_path / name)[0] for name in ("two", "one"))
+    torch.testing.assert_close(weights, expected_weights, rtol=tolerance, atol=tolerance)
 
 
 def test_nan_in_one_process_stops_both(planar, make_config, tmp_path, spawn):

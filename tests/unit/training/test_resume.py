@@ -7,6 +7,7 @@ import pytest
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.errors import CheckpointError
 from openmm_scoremd.training.checkpoint import load_checkpoint
+from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.log import read_log
 from openmm_scoremd.training.trainer import Trainer
 
@@ -22,6 +23,19 @@ def test_killed_and_resumed_gives_the_same(
         run_until(config, folder, step)
     Trainer(config, folder).resume()
     assert_same_run(folder, uninterrupted)
+
+
+@pytest.mark.parametrize("estimator", ["weak", "centred"])
+def test_regularised_runs_go_on_to_the_same(
+    planar, make_config, tmp_path, estimator, run_until, assert_same_run
+):
+    regulariser = FokkerPlanckConfig(alpha=1e-3, estimator=estimator, fraction=0.5, group_size=4)
+    config = make_config(planar, **{"network.noise_floor": 0.05}, fokker_planck=regulariser)
+    Trainer(config, tmp_path / "straight").start()
+    for step in (5, 17):
+        run_until(config, tmp_path / "killed", step)
+    Trainer(config, tmp_path / "killed").resume()
+    assert_same_run(tmp_path / "killed", tmp_path / "straight")
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9])
@@ -135,6 +149,7 @@ def test_nothing_to_resume(planar, make_config, tmp_path):
         ({"optimizer.learning_rate": 2e-2}, ["optimizer.learning_rate"]),
         ({"network.widths": (8, 9)}, ["network.widths"]),
         ({"schedule.beta_max": 15.0}, ["schedule.beta_max"]),
+        ({"fokker_planck.alpha": 1e-3}, ["fokker_planck.alpha"]),
     ],
 )
 def test_another_configuration_is_refused_by_name(finished, planar, make_config, changes, named):

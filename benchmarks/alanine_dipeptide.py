@@ -1,0 +1,126 @@
+"""Sampling and simulation of alanine dipeptide by several trained models (Table 1, Table 8).
+
+python benchmarks/alanine_dipeptide.py --output runs/aldp_methods \\
+    diffusion=runs/diffusion/weights.safetensors \\
+    two-for-one=runs/diffusion/weights.safetensors@0.02
+
+Every model is given as NAME=WEIGHTS, with @TIME for a force at another diffusion time than 1e-5. It
+is exported, simulated (100 replicas from independent frames of the model, 2 fs, 300 K, 1/ps) and
+compared with the frames held back from training. What is finished is not done again; the numbers of
+all models in the folder go to benchmarks/results/alanine_dipeptide_methods.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmm_scoremd import cli_commands
+from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd.weights import load_weights
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/alanine_dipeptide_methods.json"
+DATA = ROOT / "examples/data/alanine_dipeptide.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How much of everything."""
+
+    replicas: int
+    steps: int
+    interval: int
+    iid_frames: int
+
+
+def main() -> None:
+    """Run what is missing and gather the results."""
+    options = _arguments()
+    protocol = Protocol(
+        replicas=options.replicas,
+        steps=options.steps,
+        interval=options.interval,
+        iid_frames=options.frames,
+    )
+    for model in options.models:
+        name, _, weights = model.partition("=")
+        weights, _, time = weights.partition("@")
+        _evaluate(options.output / name, weights, float(time or 1e-5), protocol, options.seed)
+    if not os.environ.get("SMOKE_TEST"):
+        write_json(RESULTS, _gathered(options.output, protocol))
+        print(RESULTS)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="NAME=WEIGHTS[@TIME]")
+    parser.add_argument("--output", type=Path, default=Path("runs/aldp_methods"))
+    parser.add_argument("--replicas", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--interval", type=int, default=100)
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed: int) -> None:
+    if (folder / "summary.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "model.pt"
+    cli_commands.export(weights, str(model), time=time)
+    if not (folder / "simulation").exists():
+        cli_commands.simulate(
+            str(model),
+            str(folder / "simulation"),
+            replicas=protocol.replicas,
+            steps=protocol.steps,
+            interval=protocol.interval,
+            seed=seed,
+        )
+    if not (folder / "report").exists():
+        cli_commands.evaluate(
+            str(model),
+            str(DATA),
+            str(folder / "report"),
+            simulation=str(folder / "simulation"),
+            frames=protocol.iid_frames,
+            seed=seed,
+        )
+    description = load_weights(weights).description
+    summary = {
+        "force_time": time,
+        "training": description.training["results"],
+        "experts": [dataclasses.asdict(expert) for expert in description.experts],
+        "protocol": dataclasses.asdict(protocol),
+        "simulation": json.loads((folder / "simulation/run.json").read_text())["results"],
+        "comparison": json.loads((folder / "report/metrics.json").read_text()),
+    }
+    write_json(folder / "summary.json", summary)
+
+
+def _gathered(output: Path, protocol: Protocol) -> dict[str, Any]:
+    return {
+        "protocol": dataclasses.asdict(protocol),
+        "hardware": {
+            "processor": platform.processor() or platform.machine(),
+            "torch_threads": torch.get_num_threads(),
+        },
+        "versions": package_versions(),
+        "models": {
+            path.parent.name: json.loads(path.read_text())
+            for path in sorted(output.glob("*/summary.json"))
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Write docs/results.md from benchmarks/results/*.json, beside the numbers of the paper.
+
+python benchmarks/write_results.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openmm_scoremd._io import write_text
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PAGE = ROOT / "docs/results.md"
+
+#: arXiv 2506.17139 (workshop text), Table 6: iid JS, sim JS, iid PMF, sim PMF.
+PAPER_MUELLER_BROWN = {
+    "ground-truth": ("0.0119 ± 0.0004", "", "0.087 ± 0.002", ""),
+    "diffusion": ("0.0122 ± 0.0013", "0.0448 ± 0.0125", "0.111 ± 0.006", "0.504 ± 0.150"),
+    "mixture": ("0.0109 ± 0.0007", "0.0254 ± 0.0109", "0.097 ± 0.004", "0.247 ± 0.113"),
+    "fokker-planck": ("0.0130 ± 0.0010", "0.0166 ± 0.0009", "0.122 ± 0.006", "0.163 ± 0.008"),
+    "both": ("0.0110 ± 0.0007", "0.0108 ± 0.0008", "0.098 ± 0.003", "0.099 ± 0.004"),
+    "both-fast": ("", "", "", ""),
+}
+
+INTRODUCTION = """# Results
+
+Written by `python benchmarks/write_results.py` from `benchmarks/results/*.json`; nothing on this
+page was typed in but the paper's own numbers (arXiv 2506.17139, workshop text). `±` is the standard
+deviation over seeds; without it there is one seed.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    parts = [INTRODUCTION]
+    if (RESULTS / "mueller_brown_methods.json").exists():
+        parts.append(_mueller_brown(_read("mueller_brown_methods")))
+    if (RESULTS / "alanine_dipeptide_methods.json").exists():
+        parts.append(_alanine_dipeptide(_read("alanine_dipeptide_methods")))
+    if (RESULTS / "denoising_trajectories.json").exists():
+        parts.append(
+            "## Denoising trajectories\n\nSee `benchmarks/results/denoising_trajectories.json` "
+            "(`python benchmarks/denoising_trajectories.py` prints it as tables).\n"
+        )
+    write_text(PAGE, "\n".join(parts))
+    print(PAGE)
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def _mueller_brown(results: dict[str, Any]) -> str:
+    protocol = results["protocol"]
+    lines = [
+        "## Müller-Brown (paper's Table 6, Figure 2)",
+        "",
+        f"{protocol['frames']:,} iid frames; simulation through OpenMM with "
+        f"{protocol['replicas']} replicas x {protocol['steps']:,} steps of 0.005 ps after "
+        f"{protocol['equilibration']:,} of equilibration, from iid frames of the model, a frame "
+        f"every {protocol['interval']}. Reference: the training frames. JS divergence with 100 bins "
+        "over the combined range, as in the public code, and over the fixed range [-1.8, 1.1] x "
+        "[-0.5, 2.0]. Ground truth: other exact draws, and simulations with the true force.",
+        "",
+        "| method | seeds | epochs | training, s | iid JS | sim JS | iid JS, fixed | sim JS, fixed "
+        "| iid PMF | sim PMF | far frames, iid | paper: iid JS | sim JS | iid PMF | sim PMF |",
+        "|" + "---|" * 15,
+    ]
+    for method, paper in PAPER_MUELLER_BROWN.items():
+        runs = [*results["methods"].get(method, {}).values()]
+        if runs:
+            epochs = results["epochs"].get(method, "")
+            shown = (
+                " / ".join(f"{n} {e}" for n, e in epochs.items())
+                if isinstance(epochs, dict)
+                else str(epochs)
+            )
+            cells = [method, str(len(runs)), shown, _seconds(runs)]
+            for key in ("js_combined_range", "js_fixed_range", "pmf_error"):
+                for name in ("iid", "simulation"):
+                    cells.append(_spread([run[name][key] for run in runs]))
+            cells.append(str(sum(run["iid"]["frames_beyond_4"] for run in runs)))
+            lines.append("| " + " | ".join([*cells, *paper]) + " |")
+    lines += [
+        "",
+        "Training time is wall-clock time of one thread on a machine that did other work, too. The "
+        "published epochs are 180 for single networks and 30 / 30 / 120 for mixtures.",
+        "",
+        "![Free energies](mueller_brown_free_energy.png)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _seconds(runs: list[dict[str, Any]]) -> str:
+    values = [run["training_wall_seconds"] for run in runs if "training_wall_seconds" in run]
+    return f"{np.mean(values):.0f}" if values else ""
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{np.mean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values):.4f}"
+
+
+def _alanine_dipeptide(results: dict[str, Any]) -> str:
+    lines = [
+        "## Alanine dipeptide (paper's Table 1 and 8)",
+        "",
+        "Reference: frames held back from training. Errors are bootstrap errors over frames (iid) "
+        "or replicas (simulation); beside every number the noise floor, the same metric between two "
+        "independent sets of reference frames of the same sizes. JS and PMF with fixed ranges, 64 "
+        "bins per axis. The training budgets are a small part of the published one (10,000 epochs "
+        "of 40,000 frames), so the numbers are not to be compared with the paper's.",
+        "",
+        "| model | force at t | frames seen, million | hours | set | frames | JS | floor | PMF "
+        "| floor | bond W1, pm | floor | P(φ > 0) | reference |",
+        "|" + "---|" * 14,
+    ]
+    for name, model in results["models"].items():
+        for row in model["comparison"]["sets"]:
+            lines.append(_alanine_row(name, model, row))
+    return "\n".join([*lines, ""])
+
+
+def _alanine_row(name: str, model: dict[str, Any], row: dict[str, Any]) -> str:
+    training = model["training"]
+    cells = [
+        name,
+        f"{model['force_time']:g}",
+        f"{training['frames_seen'] / 1e6:.1f}",
+        f"{training['hours']:.2f}",
+        row["name"],
+        f"{row['n_frames']:,}",
+    ]
+    for metric in row["metrics"]:
+        unit, digits = (1e3, 3) if metric["unit"] == "nm" else (1.0, 4)
+        value, error = metric["estimate"]["value"] * unit, metric["estimate"]["error"] * unit
+        cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
+        cells.append(f"{metric['floor']['mean'] * unit:.{digits}f}")
+    for population in row["populations"]:
+        value = population["estimate"]
+        cells.append(f"{value['value']:.4f} ± {value['error']:.4f}")
+        cells.append(f"{population['reference']['value']:.4f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""From a training configuration to the parts of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
+from openmm_scoremd.data.spreading import spreading_weights
+from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
+from openmm_scoremd.errors import ConfigurationError, ModelFileError
+from openmm_scoremd.models.base import ScoreModel
+from openmm_scoremd.models.factory import build_model, require_energy_model
+from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.config import TrainingConfig
+from openmm_scoremd.training.objective import (
+    CentredFokkerPlanckObjective,
+    DenoisingObjective,
+    WeakFokkerPlanckObjective,
+)
+from openmm_scoremd.training.sections import HardwareConfig
+from openmm_scoremd.weights import load_weights
+
+
+def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
+    """Return the network with random weights, or those of the file in ``config.start_from``.
+
+    Random weights come from torch's global generator.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, or holds a network of another shape, molecule or schedule.
+    """
+    model = build_model(
+        config.network,
+        n_beads=dataset.n_beads,
+        n_dims=dataset.n_dims,
+        schedule=config.schedule,
+    )
+    if config.start_from is None:
+        return model
+    other = load_weights(config.start_from)
+    given = (other.description.topology.names, other.description.schedule)
+    if given != (dataset.topology.names, config.schedule):
+        raise ModelFileError(
+            f"{config.start_from} is of other beads or another noise schedule than this run; "
+            "start from weights of the same molecule and schedule, or from none"
+        )
+    try:
+        model.load_state_dict(other.model.state_dict())
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{config.start_from} holds a network of another shape than `network` describes "
+            f"({error}); use the configuration it was trained with"
+        ) from error
+    return model
+
+
+def training_objective(config: TrainingConfig, model: ScoreModel) -> nn.Module:
+    """Return the loss of the arrays of a :class:`Batch`."""
+    weighting = TimeWeighting(
+        config.loss.weight_start, config.loss.weight_end, config.loss.weight_midpoint
+    )
+    regulariser = config.fokker_planck
+    if regulariser.alpha == 0.0:
+        return DenoisingObjective(model, schedule=config.schedule, weighting=weighting)
+    if regulariser.estimator == "weak":
+        return WeakFokkerPlanckObjective(
+            require_energy_model(model),
+            schedule=config.schedule,
+            weighting=weighting,
+            alpha=regulariser.alpha,
+            probe_sigma=regulariser.probe_sigma,
+        )
+    return CentredFokkerPlanckObjective(
+        require_energy_model(model),
+        schedule=config.schedule,
+        weighting=weighting,
+        alpha=regulariser.alpha,
+        probe_sigma=regulariser.probe_sigma,
+        group_size=regulariser.group_size,
+        noise_floor=_noise_floor(config),
+        frames=regulariser.frames,
+    )
+
+
+def batch_stream(
+    config: TrainingConfig, dataset: CGDataset, *, scale: float, device: torch.device
+) -> BatchStream:
+    """Return the batches of a run: standardised frames of ``dataset`` not held back."""
+    training, _ = split_frames(
+        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
+    )
+    dtype = torch.float64 if config.hardware.precision == "64-true" else torch.float32
+    frames = torch.from_numpy(dataset.positions[training]) / scale
+    regulariser = config.fokker_planck
+    probed = regulariser.n_frames(config.batch_size)
+    centred = regulariser.estimator == "centred"
+    weights = None
+    if probed and regulariser.frames == "spread":
+        spread = spreading_weights(dataset.positions[training])
+        weights = torch.from_numpy(spread).to(device=device, dtype=torch.float32)
+    return BatchStream(
+        frames.to(device=device, dtype=dtype),
+        batch_size=config.batch_size,
+        times=diffusion_times(config),
+        augmentation=config.data.augmentation,
+        seed=config.seed,
+        n_probed=probed,
+        n_shared_times=probed // regulariser.group_size if centred else None,
+        probed_weights=weights,
+    )
+
+
+def diffusion_times(config: TrainingConfig) -> Callable[[Tensor], Tensor]:
+    """Return the map from uniform numbers to diffusion times."""
+    loss, floor = config.loss, config.network.noise_floor
+    if loss.time_distribution == "uniform" or floor is None:
+        return UniformTimes(loss.t_min, loss.t_max)
+    return BalancedTimes(config.schedule, floor, loss.t_min, loss.t_max)
+
+
+def build_fabric(hardware: HardwareConfig) -> Fabric:
+    """Return Lightning's Fabric for a hardware section.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such hardware.
+    """
+    # An additive constant of the energy has no gradient, which DDP otherwise takes for a mistake.
+    several = "ddp_find_unused_parameters_true"
+    try:
+        return Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy="auto" if hardware.devices == 1 else several,
+            precision=hardware.precision,
+        )
+    # Lightning has no common type for hardware that is not there.
+    except Exception as error:
+        raise ConfigurationError(
+            f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
+            f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
+        ) from error
+
+
+def training_dataset(config: TrainingConfig) -> tuple[CGDataset, CGDataset | None]:
+    """Return the frames a configuration trains on and those it holds back.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Configuration of the run.
+
+    Returns
+    -------
+    training : CGDataset
+        Frames seen in training.
+    held_back : CGDataset or None
+        The others; None if there are none.
+    """
+    dataset = load_dataset(config.data.path)
+    training, held_back = split_frames(
+        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
+    )
+    return dataset.subset(training), dataset.subset(held_back) if len(held_back) else None
+
+
+def _noise_floor(config: TrainingConfig) -> float:
+    if config.network.noise_floor is None:
+        raise ConfigurationError(
+            "fokker_planck.estimator is 'centred'; set network.noise_floor, or use 'weak'"
+        )
+    return config.network.noise_floor
