@@ -1,8 +1,7 @@
 """Sampling and simulation of alanine dipeptide by several trained models (Table 1, Table 8).
 
-python benchmarks/alanine_dipeptide.py --output runs/aldp_methods \\
-    diffusion=runs/diffusion/weights.safetensors \\
-    two-for-one=runs/diffusion/weights.safetensors@0.02
+python benchmarks/alanine_dipeptide.py diffusion=runs/diffusion/weights.safetensors
+python benchmarks/alanine_dipeptide.py two-for-one=runs/diffusion/weights.safetensors@0.02
 
 Every model is given as NAME=WEIGHTS, with @TIME for a force at another diffusion time than 1e-5. It
 is exported, simulated (100 replicas from independent frames of the model, 2 fs, 300 K, 1/ps) and

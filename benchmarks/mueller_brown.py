@@ -131,10 +131,12 @@ def _once(folder: Path, work) -> None:
 
 def _config(method: str, seed: int, data: Path, shorten: int) -> TrainingConfig:
     path = ROOT / "examples/methods" / f"{METHODS[method]}.yaml"
-    config = load_training_config(path, overrides=[f"data.path={data}", f"seed={seed}"])
+    overrides = [f"data.path={data}", f"seed={seed}"]
     divisor = 1 if method == NEVER_SHORTENED else shorten
     if os.environ.get("SMOKE_TEST"):
         divisor = 10_000
+        overrides.append("hardware.backend=eager")
+    config = load_training_config(path, overrides=overrides)
     experts = tuple(
         dataclasses.replace(expert, epochs=max(expert.epochs // divisor, 1))
         for expert in config.experts

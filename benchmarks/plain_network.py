@@ -168,8 +168,10 @@ def export_plain(
         The file.
     """
     exported = ExportedModel(
-        copy.deepcopy(model),
+        [copy.deepcopy(model)],
+        [],
         PlainGraphTransformer(model, t=metadata.t),
+        centred=True,
         n_beads=metadata.n_beads,
         scale=metadata.scale,
         thermal_energy=thermal_energy(metadata.temperature),

@@ -35,6 +35,40 @@ deviation over seeds; without it there is one seed.
 """
 
 
+MUELLER_BROWN = """## Müller-Brown (paper's Table 6, Figure 2)
+
+`python benchmarks/mueller_brown.py` ({frames:,} iid frames; simulation through OpenMM with
+{replicas} replicas x {steps:,} steps of 0.005 ps after {equilibration:,} of equilibration, from iid
+frames of the model, a frame every {interval}). Reference: the training frames. JS divergence with
+100 bins over the combined range, as in the public code, and over the fixed range
+[-1.8, 1.1] x [-0.5, 2.0]. Ground truth: other exact draws, and simulations with the true force.
+"""
+MUELLER_BROWN_COLUMNS = (
+    *("method", "seeds", "epochs", "training, s", "iid JS", "sim JS", "iid JS, fixed"),
+    *("sim JS, fixed", "iid PMF", "sim PMF", "far frames, iid"),
+    *("paper: iid JS", "sim JS", "iid PMF", "sim PMF"),
+)
+MUELLER_BROWN_FOOT = """
+Training time is wall-clock time of one thread on a machine that did other work, too. The published
+epochs are 180 for single networks and 30 / 30 / 120 for mixtures. Far frames lie beyond |x| = 4;
+they are left out, because one of them stretches the combined range until nothing can be told apart.
+
+![Free energies](mueller_brown_free_energy.png)
+"""
+ALANINE_DIPEPTIDE = """## Alanine dipeptide (paper's Tables 1 and 8)
+
+`python benchmarks/alanine_dipeptide.py NAME=WEIGHTS ...`. Reference: frames held back from
+training. Errors are bootstrap errors over frames (iid) or replicas (simulation); beside every
+number stands the noise floor, the same metric between two independent sets of reference frames of
+the same sizes. JS and PMF with fixed ranges, 64 bins per axis. The training budgets are a small
+part of the published one (10,000 epochs of 40,000 frames): do not compare with the paper's numbers.
+"""
+ALANINE_DIPEPTIDE_COLUMNS = (
+    *("model", "force at t", "frames seen, million", "hours", "set", "frames", "JS", "floor"),
+    *("PMF", "floor", "bond W1, pm", "floor", "P(φ > 0)", "reference"),
+)
+
+
 def main() -> None:
     """Write the page."""
     parts = [INTRODUCTION]
@@ -56,22 +90,12 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
+def _head(columns: tuple[str, ...]) -> tuple[str, str]:
+    return "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)
+
+
 def _mueller_brown(results: dict[str, Any]) -> str:
-    protocol = results["protocol"]
-    lines = [
-        "## Müller-Brown (paper's Table 6, Figure 2)",
-        "",
-        f"{protocol['frames']:,} iid frames; simulation through OpenMM with "
-        f"{protocol['replicas']} replicas x {protocol['steps']:,} steps of 0.005 ps after "
-        f"{protocol['equilibration']:,} of equilibration, from iid frames of the model, a frame "
-        f"every {protocol['interval']}. Reference: the training frames. JS divergence with 100 bins "
-        "over the combined range, as in the public code, and over the fixed range [-1.8, 1.1] x "
-        "[-0.5, 2.0]. Ground truth: other exact draws, and simulations with the true force.",
-        "",
-        "| method | seeds | epochs | training, s | iid JS | sim JS | iid JS, fixed | sim JS, fixed "
-        "| iid PMF | sim PMF | far frames, iid | paper: iid JS | sim JS | iid PMF | sim PMF |",
-        "|" + "---|" * 15,
-    ]
+    lines = [MUELLER_BROWN.format(**results["protocol"]), *_head(MUELLER_BROWN_COLUMNS)]
     for method, paper in PAPER_MUELLER_BROWN.items():
         runs = [*results["methods"].get(method, {}).values()]
         if runs:
@@ -87,14 +111,7 @@ def _mueller_brown(results: dict[str, Any]) -> str:
                     cells.append(_spread([run[name][key] for run in runs]))
             cells.append(str(sum(run["iid"]["frames_beyond_4"] for run in runs)))
             lines.append("| " + " | ".join([*cells, *paper]) + " |")
-    lines += [
-        "",
-        "Training time is wall-clock time of one thread on a machine that did other work, too. The "
-        "published epochs are 180 for single networks and 30 / 30 / 120 for mixtures.",
-        "",
-        "![Free energies](mueller_brown_free_energy.png)",
-        "",
-    ]
+    lines.append(MUELLER_BROWN_FOOT)
     return "\n".join(lines)
 
 
@@ -109,19 +126,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _alanine_dipeptide(results: dict[str, Any]) -> str:
-    lines = [
-        "## Alanine dipeptide (paper's Table 1 and 8)",
-        "",
-        "Reference: frames held back from training. Errors are bootstrap errors over frames (iid) "
-        "or replicas (simulation); beside every number the noise floor, the same metric between two "
-        "independent sets of reference frames of the same sizes. JS and PMF with fixed ranges, 64 "
-        "bins per axis. The training budgets are a small part of the published one (10,000 epochs "
-        "of 40,000 frames), so the numbers are not to be compared with the paper's.",
-        "",
-        "| model | force at t | frames seen, million | hours | set | frames | JS | floor | PMF "
-        "| floor | bond W1, pm | floor | P(φ > 0) | reference |",
-        "|" + "---|" * 14,
-    ]
+    lines = [ALANINE_DIPEPTIDE, *_head(ALANINE_DIPEPTIDE_COLUMNS)]
     for name, model in results["models"].items():
         for row in model["comparison"]["sets"]:
             lines.append(_alanine_row(name, model, row))

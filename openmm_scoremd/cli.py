@@ -101,8 +101,8 @@ def _train(arguments: list[str]) -> None:
 
     parser = jsonargparse.ArgumentParser(
         prog="scoremd train",
-        usage="scoremd train --config FILE --output FOLDER [--resume] [--expert NAME] "
-        "[--ENTRY X ...]",
+        usage="scoremd train --config FILE --output FOLDER [--resume] [--expert NAME]\n"
+        "                     [--ENTRY X ...]",
         description=f"{_summary(train)} Every entry of the file is an option, too.",
         exit_on_error=False,
         allow_abbrev=False,
