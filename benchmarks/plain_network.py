@@ -253,6 +253,7 @@ def zigzag_frames(n_frames: int, n_beads: int) -> list[list[list[float]]]:
 def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, NetworkConfig]:
     """Rebuild the network that an exported file holds for sampling, in its precision."""
     entries = dict(model.metadata.architecture)
+    entries.pop("experts", None)
     for name in ("vocabularies", "widths"):
         entries[name] = tuple(entries[name])
     config = NetworkConfig(**entries)
@@ -260,7 +261,9 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")
-    stored = load_module(model.path, device="cpu").model.state_dict()
+    # The first expert is the one of the earliest times, whose force the file holds.
+    experts = load_module(model.path, device="cpu").experts
+    stored = getattr(experts, "0").model.state_dict()
     network.to(dtype=getattr(torch, model.metadata.dtype))
     network.load_state_dict({name: stored[name] for name in network.state_dict()})
     return network.eval(), config
