@@ -70,6 +70,12 @@ ALANINE_DIPEPTIDE_COLUMNS = (
 
 
 def main() -> None:
+    """Write the page where the documentation has it."""
+    write_page(PAGE)
+    print(PAGE)
+
+
+def write_page(path: Path) -> None:
     """Write the page."""
     parts = [INTRODUCTION]
     if (RESULTS / "mueller_brown_methods.json").exists():
@@ -81,8 +87,7 @@ def main() -> None:
             "## Denoising trajectories\n\nSee `benchmarks/results/denoising_trajectories.json` "
             "(`python benchmarks/denoising_trajectories.py` prints it as tables).\n"
         )
-    write_text(PAGE, "\n".join(parts))
-    print(PAGE)
+    write_text(path, "\n".join(parts))
 
 
 def _read(name: str) -> dict[str, Any]:

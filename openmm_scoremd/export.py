@@ -37,8 +37,9 @@ from openmm_scoremd.weights import ModelDescription, TrainedModel, load_weights
 FORCE_TIME: Final = 1e-5
 
 #: Largest relative difference between the network in float64 and what is compiled. In float64 it
-#: shows that both are the same function; in float32 what remains is rounding, also the network's.
-EXPORT_TOLERANCE: Final = {torch.float32: 1e-5, torch.float64: 1e-10}
+#: shows that both are the same function; in float32 what remains is rounding, which grows with
+#: the weights: 1e-6 to 1e-5 for trained networks, far below what a thermostat does.
+EXPORT_TOLERANCE: Final = {torch.float32: 3e-5, torch.float64: 1e-10}
 #: What a file must reproduce when it is loaded, on any machine and device.
 SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 
