@@ -279,40 +279,44 @@ def simulate(
 def evaluate(
     model: ModelPath,
     reference: Annotated[str, "CG dataset (.npz)"],
-    output: Annotated[str, "new folder for pictures, metrics.json and run.json"],
+    output: Annotated[str, "new folder for report.html, metrics.json, pictures and run.json"],
     *,
     simulation: Annotated[str | None, "folder of a simulation (scoremd simulate)"] = None,
-    frames: Annotated[int, "number of independent frames to draw", 1] = 10_000,
+    trajectories: Annotated[
+        str | None, "folder of denoising trajectories (scoremd sample --trajectory)"
+    ] = None,
+    iid: Annotated[
+        str | None, "folder of independent frames (scoremd sample); drawn if not given"
+    ] = None,
+    weights: Annotated[
+        str | None, "weights of the model (.safetensors), for its Fokker-Planck error"
+    ] = None,
+    frames: Annotated[int, "number of independent frames to draw; 0 for none", 0] = 10_000,
+    level: Annotated[float, "probability of a false alarm in the verdict"] = 0.01,
+    require_consistent: Annotated[
+        bool, "end with exit code 3 if any two sets contradict each other"
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Compare sampling and simulation with reference frames.
+    """Compare samples and trajectories with reference frames.
 
     If the reference is the dataset of the training, only frames held back from training count.
     """
-    from openmm_scoremd.analysis.comparison import Resampling
-    from openmm_scoremd.evaluation import evaluate as compare
-    from openmm_scoremd.evaluation import held_back_frames
-    from openmm_scoremd.simulation.trajectories import load_replicas
+    from openmm_scoremd.cli_evaluate import EvaluationSources, write_evaluation
 
+    sources = EvaluationSources(
+        simulation=simulation, trajectories=trajectories, iid=iid, weights=weights, frames=frames
+    )
     with result_folder(output) as folder:
-        file = load_model(model, device)
-        # Whatever is wrong with files is better said before minutes of sampling.
-        held_back_frames(file, reference)
-        replicas = None if simulation is None else load_replicas(simulation, n_beads=file.n_beads)
-        iid = draw_independent(file, frames, seed=seed)
-        with console.status("comparing"):
-            comparison = compare(
-                file,
-                reference,
-                folder,
-                iid=iid,
-                replicas=replicas,
-                seed=seed,
-                resampling=Resampling(max_frames=100_000),
-            )
-    print(comparison.format_table())
+        found = write_evaluation(
+            model, reference, folder, sources, level=level, seed=seed, device=device
+        )
+    print(found.format_table())
+    print(f"report: {folder / 'report.html'}")
     print(f"pictures and numbers: {folder}")
+    if require_consistent:
+        found.require_consistent()
 
 
 def fokker_planck(

@@ -229,7 +229,9 @@ torch_jit = owned(["torchscript"], prefixes=["torch.jit"])
 force_classes = owned(
     ["force"], words=["openmmtorch", "TorchForce", "PythonForce", "PythonTorchForce"]
 )
-matplotlib = owned(["analysis.plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"])
+matplotlib = owned(
+    ["analysis.plots", "analysis.report_plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"]
+)
 print_calls = owned(["cli", "cli_commands"], prefixes=["print"])
 unsafe_modules = owned(
     [],
@@ -381,7 +383,7 @@ def test_every_folder_is_a_package(sources):
 FILE_RULES = {
     torch_jit: "torch.jit only in torchscript",
     force_classes: "TorchForce and PythonForce only in force",
-    matplotlib: "matplotlib only in analysis.plots",
+    matplotlib: "matplotlib only in analysis.plots and analysis.report_plots",
     print_calls: "print only in cli and cli_commands (logging elsewhere)",
     unpickling: "pickle, in any form, nowhere",
     hidden_imports: "imports by computed names only in __init__ files",
@@ -614,6 +616,7 @@ def test_every_rule_is_shown_to_fail():
         (torch_jit, "torchscript", "import torch.jit"),
         (force_classes, "force", "import openmmtorch"),
         (matplotlib, "analysis.plots", "import matplotlib"),
+        (matplotlib, "analysis.report_plots", "import matplotlib"),
         (print_calls, "cli", "print(1)"),
         (hidden_imports, "", "importlib.import_module(name)"),
     ],

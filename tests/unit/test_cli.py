@@ -219,7 +219,7 @@ class TestSteps:
         folder, said = workshop
         names = {path.name for path in (folder / "report").iterdir()}
         pictures = {"ramachandran.png", "dihedrals.png", "bonds.png"}
-        assert names == pictures | {"metrics.json", "run.json"}
+        assert names == pictures | {"metrics.json", "report.html", "run.json"}
         # One in five of 200 frames was held back from training.
         assert "iid: 40 frames, against 40 of reference" in said["evaluate"].out
         assert "simulation: 6 frames" in said["evaluate"].out
