@@ -35,3 +35,7 @@ class NumericalError(ScoreMDError, ArithmeticError):
 
 class MissingDependencyError(ScoreMDError, ImportError):
     """An optional package is needed for what was asked."""
+
+
+class CampaignError(ScoreMDError, RuntimeError):
+    """Jobs of a campaign failed."""

@@ -10,7 +10,8 @@ from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.spreading import spreading_weights
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
-from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.errors import ConfigurationError, ModelFileError
+from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.training.build import (
     batch_stream,
     diffusion_times,
@@ -173,3 +174,10 @@ def test_missing_weights_to_start_from(planar, make_config, tmp_path):
     with pytest.raises(ModelFileError, match=r"absent\.safetensors"):
         Trainer(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_beyond_the_memory_are_refused(planar, make_config):
+    config = make_config(planar)
+    huge = NetworkConfig(kind="mlp", widths=(10**14,))
+    with pytest.raises(ConfigurationError, match="lower the sizes in network"):
+        initial_model(dataclasses.replace(config, network=huge), load_dataset(config.data.path))
