@@ -200,6 +200,9 @@ def _did_you_mean(unknown: str, known: Sequence[str]) -> str:
 
 
 def _fail(message: str, *, code: int = 2) -> int:
+    message = " ".join(
+        line.strip() for line in message.split("\n")
+    ).strip()  # some readers' are long
     console.print("[bold red]error:[/]", end=" ")
     console.print(message, highlight=False, markup=False, soft_wrap=True)
     return code

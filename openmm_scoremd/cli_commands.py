@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from openmm_scoremd._io import result_folder, write_run_record
+from openmm_scoremd.cli_ecosystem import campaign, import_weights
 from openmm_scoremd.cli_steps import (
     ChainOptions,
     advance_simulation,
@@ -345,12 +346,14 @@ def fokker_planck(
 COMMANDS: dict[str, Callable[..., None]] = {
     "coarse-grain": coarse_grain,
     "train": train,
+    "import": import_weights,
     "export": export,
     "info": info,
     "sample": sample,
     "simulate": simulate,
     "evaluate": evaluate,
     "fokker-planck": fokker_planck,
+    "campaign": campaign,
 }
 
 

@@ -39,3 +39,7 @@ class MissingDependencyError(ScoreMDError, ImportError):
 
 class InconsistentError(ScoreMDError):
     """Sets of samples contradict each other, and the caller asked that they must not."""
+
+
+class CampaignError(ScoreMDError, RuntimeError):
+    """Jobs of a campaign failed."""

@@ -48,13 +48,22 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
     ------
     ModelFileError
         If the file cannot be read, or holds a network of another shape, molecule or schedule.
+    ConfigurationError
+        If the network does not fit into the memory.
     """
-    model = build_model(
-        config.network,
-        n_beads=dataset.n_beads,
-        n_dims=dataset.n_dims,
-        schedule=config.schedule,
-    )
+    try:
+        model = build_model(
+            config.network,
+            n_beads=dataset.n_beads,
+            n_dims=dataset.n_dims,
+            schedule=config.schedule,
+        )
+    # Torch's words for sizes beyond the memory, or beyond its integers.
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ConfigurationError(
+            f"a network of this size cannot be made ({str(error).splitlines()[0][:200]}); "
+            "lower the sizes in network"
+        ) from error
     if config.start_from is None:
         return model
     other = load_weights(config.start_from)

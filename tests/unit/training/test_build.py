@@ -15,7 +15,8 @@ from openmm_scoremd.diffusion.weighting import (
     TimeWeighting,
     UniformTimes,
 )
-from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.errors import ConfigurationError, ModelFileError
+from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.training.build import (
     N_LARGE_REGIONS,
     batch_stream,
@@ -202,3 +203,10 @@ def test_missing_weights_to_start_from(planar, make_config, tmp_path):
     with pytest.raises(ModelFileError, match=r"absent\.safetensors"):
         Trainer(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_beyond_the_memory_are_refused(planar, make_config):
+    config = make_config(planar)
+    huge = NetworkConfig(kind="mlp", widths=(10**14,))
+    with pytest.raises(ConfigurationError, match="lower the sizes in network"):
+        initial_model(dataclasses.replace(config, network=huge), load_dataset(config.data.path))

@@ -79,6 +79,11 @@ class TestReading:
         unchanged = dataclasses.replace(config.data, scale=None)
         assert unchanged == load_training_config(yaml).data
 
+    @pytest.mark.parametrize("name", ["batch_size", "seed", "network.widths", "schedule.beta_min"])
+    def test_null_is_refused_where_nothing_may_be_missing(self, yaml, name):
+        with pytest.raises(ConfigurationError, match=rf"{name} is None; it must be"):
+            load_training_config(yaml, overrides=[f"{name}=null"])
+
     def test_null_overrides_a_number(self, yaml):
         config = load_training_config(yaml, overrides=["network.noise_floor=null"])
         assert config.network.noise_floor is None
