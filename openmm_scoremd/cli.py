@@ -22,7 +22,7 @@ DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step 
 #: What to do after Ctrl-C.
 _AFTER_INTERRUPT = {
     "train": "; the same command with --resume goes on from the last checkpoint",
-    "simulate": "; the frames written so far are whole",
+    "simulate": "; the same command with --resume goes on where it stopped",
 }
 
 
@@ -163,7 +163,9 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: Parameter, annotat
         options["required"] = True
     elif parameter.default is not None and hint is not bool:
         options["help"] = f"{text} (default: {parameter.default})"
-    parser.add_argument(f"--{parameter.name}", default=parameter.default, **options)
+    parser.add_argument(
+        f"--{parameter.name.replace('_', '-')}", default=parameter.default, **options
+    )
 
 
 def _whole_number(limits: Sequence[int], text: str) -> int:
