@@ -22,7 +22,7 @@ DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step 
 #: What to do after Ctrl-C.
 _AFTER_INTERRUPT = {
     "train": "; the same command with --resume goes on from the last checkpoint",
-    "simulate": "; the frames written so far are whole",
+    "simulate": "; the same command with --resume goes on where it stopped",
 }
 
 
