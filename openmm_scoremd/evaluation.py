@@ -27,13 +27,10 @@ from openmm_scoremd.errors import (
 )
 from openmm_scoremd.fokker_planck_error import FokkerPlanckError, fokker_planck_error
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation.trajectories import load_replicas
+from openmm_scoremd.simulation.trajectories import load_replicas, replica_breaks
 from openmm_scoremd.weights import load_weights
 
 logger = logging.getLogger(__name__)
-
-#: Beside trajectories: at which frames replicas were started again, e.g. {"replica_0007": [120]}.
-RESTARTS = "restarts.json"
 
 _ENERGY_FRAMES = 500
 _FOKKER_PLANCK_TIMES, _FOKKER_PLANCK_FRAMES = 12, 128
@@ -110,9 +107,9 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
     Parameters
     ----------
     folder : path-like
-        Folder with one DCD file per replica. ``run.json`` there says how far apart frames are, and
-        ``restarts.json`` at which frames replicas were started again, so that nothing looks across;
-        either may be missing.
+        Folder of a run, or any folder of trajectories. ``run.json`` there says how far apart frames
+        are, and ``trajectories.json`` at which frames replicas were started again, so that nothing
+        looks across; either may be missing.
     n_beads : int
         Beads of one replica.
 
@@ -124,16 +121,15 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
     Raises
     ------
     DatasetError
-        If a trajectory cannot be read, or ``restarts.json`` says something impossible.
+        If a trajectory or the record of the run cannot be read.
     """
     positions = load_replicas(folder, n_beads=n_beads)
     path = Path(folder)
     if not path.is_dir():
         return SampleSet(positions)
-    names = sorted(file.stem for file in path.glob("*.dcd"))
     return SampleSet(
         positions,
-        breaks=_read_restarts(path / RESTARTS, names, positions.shape[1]),
+        breaks=replica_breaks(path),
         frame_interval=_frame_interval(path / "run.json"),
     )
 
@@ -308,27 +304,6 @@ def _frame_interval(path: Path) -> float | None:
         logger.warning("the time between frames is unknown (%s: %r)", path.name, error)
         return None
     return found if 0.0 < found < float("inf") else None
-
-
-def _read_restarts(path: Path, names: list[str], length: int) -> dict[int, list[int]]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        restarts = {str(k): [int(frame) for frame in frames] for k, frames in content.items()}
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise DatasetError(f"{path} is no list of restarts by replica: {error}") from error
-    unknown = sorted({*restarts} - {*names})
-    if unknown or any(frame < 0 for frames in restarts.values() for frame in frames):
-        raise DatasetError(
-            f"{path} names {', '.join(unknown) or 'negative frames'}; there must be a .dcd file of "
-            "each name, and frames count from 0"
-        )
-    # Replicas are cut to the shortest; what happened after that does not matter.
-    return {
-        names.index(name): [frame for frame in frames if frame < length]
-        for name, frames in restarts.items()
-    }
 
 
 def _load_reference(model: ScoreModelFile, path: str | os.PathLike[str]) -> CGDataset:

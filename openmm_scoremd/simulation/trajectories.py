@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from openmm_scoremd._io import atomic_path
 from openmm_scoremd.errors import DatasetError, InvalidInputError
-from openmm_scoremd.simulation.run_folder import SIDECAR
+from openmm_scoremd.simulation.run_folder import SIDECAR, unbroken_segments
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,38 @@ def load_replicas(
     replicas = [_load(file, n_beads) for file in files]
     length = min(len(frames) for frames in replicas)
     return np.stack([frames[:length] for frames in replicas])
+
+
+def replica_breaks(folder: str | os.PathLike[str]) -> dict[int, list[int]]:
+    """Return the frames at which replicas were started again, or jumped.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of a run, or any other, which has no breaks.
+
+    Returns
+    -------
+    dict of int to list of int
+        Frames by replica, counted as in the output of :func:`load_replicas`.
+
+    Raises
+    ------
+    DatasetError
+        If the run's record of its trajectories is damaged.
+    CheckpointError
+        Likewise.
+    """
+    record = _run_record(folder)
+    if record is None:
+        return {}
+    frozen = {int(replica) for replica in record["frozen"]}
+    running = [replica for replica in range(record["replicas"]) if replica not in frozen]
+    breaks: dict[int, list[int]] = {}
+    for replica, first, _ in unbroken_segments(folder):
+        if first > 0 and replica in running:
+            breaks.setdefault(running.index(replica), []).append(first)
+    return breaks
 
 
 def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> NDArray[np.float64]:
@@ -160,6 +192,7 @@ def _run_record(
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _running(record)
+        record["files"] = [str(name) for name in record["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({error}); give the trajectory files") from error
     return record

@@ -164,6 +164,19 @@ class TestEvaluate:
         assert not (tmp_path / "out").exists()
 
 
+def write_sidecar(run, *, breaks, frozen=None):
+    record = {
+        "replicas": 3,
+        "files": [f"replica_{i:04d}.dcd" for i in range(3)],
+        "frames": 10,
+        "interval": 50,
+        "jump_interval": 0,
+        "frozen": frozen or {},
+        "breaks": [{"replica": replica, "frame": frame} for replica, frame in breaks],
+    }
+    (run / "trajectories.json").write_text(json.dumps(record))
+
+
 class TestRuns:
     @pytest.fixture
     def run(self, chain, tmp_path):
@@ -173,7 +186,7 @@ class TestRuns:
         return tmp_path / "run"
 
     def test_restarts_and_time(self, run):
-        (run / "restarts.json").write_text('{"replica_0001": [4, 11], "replica_0002": [7]}')
+        write_sidecar(run, breaks=[(1, 4), (2, 7), (1, 11)])
         record = {"arguments": {"timestep": 0.002, "interval": 50}, "results": {}}
         (run / "run.json").write_text(json.dumps(record))
         found = read_run(run, n_beads=4)
@@ -193,20 +206,16 @@ class TestRuns:
         assert read_run(run, n_beads=4).frame_interval is None
         assert "time between frames is unknown" in caplog.text
 
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("[3]", "no list of restarts"),
-            ('{"replica_0000": 3}', "no list of restarts"),
-            ('{"replica_0000": ["x"]}', "no list of restarts"),
-            ('{"replica_0009": [3]}', "names replica_0009"),
-            ('{"replica_0000": [-3]}', "negative"),
-            ("{", "no list of restarts"),
-        ],
-    )
-    def test_impossible_restarts(self, run, content, message):
-        (run / "restarts.json").write_text(content)
-        with pytest.raises(DatasetError, match=message):
+    def test_frozen_replicas_are_left_out(self, run):
+        write_sidecar(run, breaks=[(2, 3)], frozen={"1": 5})
+        found = read_run(run, n_beads=4)
+        assert found.positions.shape == (2, 10, 4, 3)
+        assert found.segments == ((0, 0, 10), (1, 0, 3), (1, 3, 10))
+
+    @pytest.mark.parametrize("content", ["{", "[3]", '{"replicas": 3, "frozen": {}}'])
+    def test_damaged_record(self, run, content):
+        (run / "trajectories.json").write_text(content)
+        with pytest.raises(DatasetError, match="is damaged"):
             read_run(run, n_beads=4)
 
     def test_one_file(self, run):
