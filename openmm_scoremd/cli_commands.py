@@ -229,7 +229,9 @@ def simulate(
     timestep: Annotated[float, "in ps"] = 0.002,
     friction: Annotated[float, "in 1/ps"] = 1.0,
     platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
-    backend: Annotated[Literal["auto", "torchforce", "pythonforce"], "OpenMM force class"] = "auto",
+    backend: Annotated[
+        Literal["auto", "torchforce", "pythonforce", "compiled"], "how OpenMM evaluates the model"
+    ] = "auto",
     device: Device = "cpu",
 ) -> None:
     """Run Langevin dynamics of many replicas from independent frames."""
@@ -274,6 +276,21 @@ def simulate(
         f"{folder}: {replicas:,} replicas of {steps * timestep:g} ps, {steps // interval:,} frames "
         f"each, {speed:,.0f} replica-steps/s"
     )
+
+
+def plan(
+    model: ModelPath,
+    *,
+    replicas: Annotated[
+        list[int] | None, "numbers of replicas; if not given, 1,10,100,1000"
+    ] = None,
+    platform: Annotated[str | None, "OpenMM platform; if not given, all that work here"] = None,
+    output: Annotated[str | None, "also write the numbers there (.json)"] = None,
+) -> None:
+    """Time a model with every backend and platform that work here."""
+    from openmm_scoremd.simulation.plan import write_plan
+
+    print(write_plan(load_model(model, "cpu"), output, replicas=replicas, platform=platform))
 
 
 def evaluate(
@@ -344,6 +361,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "info": info,
     "sample": sample,
+    "plan": plan,
     "simulate": simulate,
     "evaluate": evaluate,
     "fokker-planck": fokker_planck,

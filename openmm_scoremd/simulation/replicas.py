@@ -52,7 +52,7 @@ class ReplicaSimulation:
         In ps.
     platform : str, optional
         OpenMM platform; see :func:`choose_platform` for the default.
-    backend : {"auto", "torchforce", "pythonforce"}
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
         Force class.
 
     Attributes
