@@ -255,7 +255,8 @@ def simulate(
     ] = None,
     platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
     backend: Annotated[
-        Literal["auto", "torchforce", "pythonforce"] | None, "OpenMM force class; auto if not given"
+        Literal["auto", "torchforce", "pythonforce", "compiled"] | None,
+        "how OpenMM evaluates the model; auto if not given",
     ] = None,
     device: Device = "cpu",
 ) -> None:
@@ -271,6 +272,21 @@ def simulate(
     }  # fmt: skip
     file = load_model(model, device)
     print(simulate_replicas(file, output, options, start=start, resume=resume))
+
+
+def plan(
+    model: ModelPath,
+    *,
+    replicas: Annotated[
+        list[int] | None, "numbers of replicas; if not given, 1,10,100,1000"
+    ] = None,
+    platform: Annotated[str | None, "OpenMM platform; if not given, all that work here"] = None,
+    output: Annotated[str | None, "also write the numbers there (.json)"] = None,
+) -> None:
+    """Time a model with every backend and platform that work here."""
+    from openmm_scoremd.simulation.plan import write_plan
+
+    print(write_plan(load_model(model, "cpu"), output, replicas=replicas, platform=platform))
 
 
 def evaluate(
@@ -346,6 +362,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "info": info,
     "sample": sample,
+    "plan": plan,
     "simulate": simulate,
     "evaluate": evaluate,
     "fokker-planck": fokker_planck,

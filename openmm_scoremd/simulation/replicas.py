@@ -61,7 +61,7 @@ class ReplicaSimulation:
         In ps.
     platform : str, optional
         OpenMM platform; see :func:`choose_platform` for the default.
-    backend : {"auto", "torchforce", "pythonforce"}
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
         Force class.
     prepare_system : callable, optional
         ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the

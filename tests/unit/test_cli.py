@@ -81,6 +81,7 @@ def workshop(tmp_path_factory):
         "export": ("run/weights.safetensors", "tiny.pt"),
         "info": ("tiny.pt",),
         "sample": ("tiny.pt", "iid", "--frames", 6, "--steps", 8, "--seed", 3),
+        "plan": ("tiny.pt", "--replicas", 2, "--platform", "Reference", "--output", "plan.json"),
         "simulate": ("tiny.pt", "md", "--replicas", 3, "--steps", 25, "--interval", 10),
         "evaluate": ("tiny.pt", "beads.npz", "report", "--frames", 40, "--simulation", "md"),
         "fokker-planck": (
