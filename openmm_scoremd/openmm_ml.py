@@ -100,7 +100,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             The beads among the atoms; None for all atoms.
         forceGroup : int
             Force group.
-        backend : {"auto", "torchforce", "pythonforce"}
+        backend : {"auto", "torchforce", "pythonforce", "compiled"}
             Force class; see :func:`openmm_scoremd.force.create_force`.
         device : str, optional
             PythonForce only: where the model runs.

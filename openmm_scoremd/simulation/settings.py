@@ -54,7 +54,7 @@ class RunSettings:
         The model's if not given.
     platform : str, optional
         OpenMM platform; the one that fits if not given.
-    backend : {"auto", "torchforce", "pythonforce"}
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
         Force class.
     format : {"dcd", "xtc"}
         File format of trajectories.
