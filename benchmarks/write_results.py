@@ -85,6 +85,8 @@ def write_page(path: Path) -> None:
         parts.append(_mueller_brown(_read("mueller_brown_methods")))
     if (RESULTS / "alanine_dipeptide_methods.json").exists():
         parts.append(_alanine_dipeptide(_read("alanine_dipeptide_methods")))
+    if (RESULTS / "regulariser_cost.json").exists():
+        parts.append(_regulariser_cost(_read("regulariser_cost")))
     if (RESULTS / "denoising_trajectories.json").exists():
         parts.append(
             "## Denoising trajectories\n\nSee `benchmarks/results/denoising_trajectories.json` "
@@ -131,6 +133,21 @@ def _seconds(runs: list[dict[str, Any]]) -> str:
 def _spread(values: list[float]) -> str:
     mean = f"{np.mean(values):.4f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values):.4f}"
+
+
+def _regulariser_cost(results: dict[str, Any]) -> str:
+    lines = [
+        "## Cost of the regulariser\n",
+        (
+            "`python benchmarks/regulariser_cost.py`: time per training step with and without it, one "
+            "run,\ninterleaved, medians. The paper reports 5.7 to 7.\n"
+        ),
+        *_head(("network", "without, ms", "with, ms", "ratio")),
+    ]
+    for row in results["rows"]:
+        numbers = f"{row['without_ms']:.2f} | {row['with_ms']:.2f} | {row['ratio']:.2f}"
+        lines.append(f"| {row['network']} | {numbers} |")
+    return "\n".join([*lines, ""])
 
 
 def _alanine_dipeptide(results: dict[str, Any]) -> str:
