@@ -139,8 +139,8 @@ def _regulariser_cost(results: dict[str, Any]) -> str:
     lines = [
         "## Cost of the regulariser\n",
         (
-            "`python benchmarks/regulariser_cost.py`: time per training step with and without it, one "
-            "run,\ninterleaved, medians. The paper reports 5.7 to 7.\n"
+            "`python benchmarks/regulariser_cost.py`: time per training step with and without it, "
+            "one run,\ninterleaved, medians. The paper reports 5.7 to 7.\n"
         ),
         *_head(("network", "without, ms", "with, ms", "ratio")),
     ]

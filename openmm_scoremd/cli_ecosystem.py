@@ -18,7 +18,7 @@ def import_weights(
     config: Annotated[str, "YAML file as for training: network, schedule, dataset"],
     output: Annotated[str, "weights to write (.safetensors)"],
 ) -> None:
-    """Make a weights file from parameters that the public JAX code trained."""
+    """Make a weights file from parameters of the public JAX code."""
     from openmm_scoremd.training.config_file import load_training_config
     from openmm_scoremd.training.import_weights import import_weights as convert
 
@@ -36,7 +36,7 @@ def campaign(
     scheduler: Annotated[str | None, "address of an existing Dask cluster instead"] = None,
     status: Annotated[bool, "only say how far it is"] = False,
 ) -> None:
-    """Run many molecules, models and seeds; the same command again goes on where it stopped."""
+    """Run many molecules, models and seeds; once more to go on."""
     from openmm_scoremd.campaign.plan import load_campaign
     from openmm_scoremd.campaign.record import status_table
 

@@ -157,6 +157,13 @@ class TestLogFile:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 class TestSignals:
+    @pytest.fixture(autouse=True)
+    def interruptible(self):
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def test_they_are_held_back_until_the_block_looks(self, number):
         with signals_held_back() as received:
             assert not received()

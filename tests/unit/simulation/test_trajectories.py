@@ -201,6 +201,9 @@ class TestStartFrames:
             with pytest.raises(DatasetError, match="has 6 frames of 4 beads; the model has 5"):
                 load_start_frames(tmp_path / name, n_beads=5, n=6)
 
+    # MDTraj leaves a PDB file open that it cannot read.
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("name", ["no.dcd", "no.pdb", "text.dcd", "text.pdb", "text.xtc"])
     def test_no_frames(self, tmp_path, name):
         if name.startswith("text"):
