@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from openmm_scoremd._io import result_folder
-from openmm_scoremd.cli_ecosystem import campaign, import_weights
+from openmm_scoremd.cli_ecosystem import campaign, import_weights, refine
 from openmm_scoremd.cli_steps import (
     ChainOptions,
     info_rows,
@@ -358,6 +358,7 @@ def fokker_planck(
 COMMANDS: dict[str, Callable[..., None]] = {
     "coarse-grain": coarse_grain,
     "train": train,
+    "refine": refine,
     "import": import_weights,
     "export": export,
     "info": info,

@@ -19,7 +19,7 @@ from openmm_scoremd.analysis.report import ReportHeader, write_report
 from openmm_scoremd.analysis.results import Comparison
 from openmm_scoremd.analysis.samples import SampleSet
 from openmm_scoremd.analysis.summary import REFERENCE, Summary, summarise
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.errors import (
     DatasetError,
     InconsistentError,
@@ -335,16 +335,8 @@ def _held_back(model: ScoreModelFile, dataset: CGDataset, sha256: str) -> NDArra
     everything = np.arange(dataset.n_frames)
     if sha256 != model.metadata.dataset_sha256:
         return everything
-    try:
-        config = model.metadata.training["config"]
-        fraction, seed = float(config["data"]["held_back_fraction"]), int(config["seed"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{model.path.name} was trained on this dataset and does not say which frames were "
-            "held back; give a dataset that it was not trained on"
-        ) from error
-    if fraction == 0.0:
+    _, held_back = split_of_training(model.metadata.training, dataset.n_frames)
+    if not len(held_back):
         logger.warning("%s was trained on every frame of the reference", model.path.name)
         return everything
-    _, held_back = split_frames(dataset.n_frames, held_back_fraction=fraction, seed=seed)
     return np.asarray(held_back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openmm_scoremd._io import atomic_path
-from openmm_scoremd.errors import DatasetError, InvalidInputError
+from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
 from openmm_scoremd.topology import BeadTopology
 
 #: Version of the ``.npz`` layout; raised when old readers could misread new files.
@@ -220,6 +221,39 @@ def split_frames(
         )
     order = np.random.default_rng(seed).permutation(n_frames).astype(np.int64)
     return order[n_held_back:], order[:n_held_back]
+
+
+def split_of_training(
+    record: Mapping[str, Any], n_frames: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Repeat the split that a training made.
+
+    Parameters
+    ----------
+    record : mapping
+        What a model says about its training.
+    n_frames : int
+        Frames of the dataset.
+
+    Returns
+    -------
+    train, held_back : (n,) int64
+        See :func:`split_frames`.
+
+    Raises
+    ------
+    ModelFileError
+        If the record does not say how the frames were split.
+    """
+    try:
+        config = record["config"]
+        fraction, seed = float(config["data"]["held_back_fraction"]), int(config["seed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            "the model was trained on this dataset and does not say which frames were held back; "
+            "give a dataset that it was not trained on, or a model of `scoremd train`"
+        ) from error
+    return split_frames(n_frames, held_back_fraction=fraction, seed=seed)
 
 
 def check_finite(

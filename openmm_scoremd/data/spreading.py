@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.geometry import dihedrals
@@ -84,6 +85,32 @@ def region_of_frames(
         centre = int(distance.argmax())
     # Equal frames leave regions empty.
     return np.unique(nearest, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def region_of_nearest(
+    positions: NDArray[np.floating],
+    *,
+    reference: NDArray[np.floating],
+    region: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the regions of other frames: that of the nearest frame whose region is known.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (frames, N, D), nm
+        Frames.
+    reference : ndarray, shape (references, N, D), nm
+        Frames whose regions are known.
+    region : ndarray, shape (references,)
+        Their regions, from :func:`region_of_frames`.
+
+    Returns
+    -------
+    ndarray, shape (frames,)
+        Regions.
+    """
+    nearest = cKDTree(shape_features(reference)).query(shape_features(positions))[1]
+    return np.asarray(region[nearest], dtype=np.int64)
 
 
 def region_weights(region: NDArray[np.int64]) -> FloatArray:

@@ -5,6 +5,7 @@ import pytest
 
 from openmm_scoremd.data.spreading import (
     region_of_frames,
+    region_of_nearest,
     region_weights,
     shape_features,
     spreading_weights,
@@ -79,3 +80,14 @@ def test_small_molecules_have_distances():
 def test_refused(positions, regions):
     with pytest.raises(InvalidInputError, match="at least one of each"):
         spreading_weights(positions, regions=regions)
+
+
+def test_regions_of_other_frames_are_those_of_the_nearest():
+    known = two_states(200, 1_800)
+    region = region_of_frames(known, regions=10)
+    np.testing.assert_array_equal(
+        region_of_nearest(known + 1e-6, reference=known, region=region), region
+    )
+    other = region_of_nearest(two_states(50, 50, seed=1), reference=known, region=region)
+    assert set(other[:50]) <= set(region[:200])
+    assert set(other[50:]) <= set(region[200:])
