@@ -18,7 +18,7 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from openmm_scoremd import cli_commands
 from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.geometry import dihedrals
+from openmm_scoremd.model_file import Backend
 from openmm_scoremd.simulation.trajectories import load_replicas
 from openmm_scoremd.weights import load_weights
 
@@ -46,6 +47,7 @@ class Protocol:
     steps: int
     interval: int
     iid_frames: int
+    backend: Backend
 
 
 def main() -> None:
@@ -56,6 +58,7 @@ def main() -> None:
         steps=options.steps,
         interval=options.interval,
         iid_frames=options.frames,
+        backend=options.backend,
     )
     for model in options.models:
         name, _, weights = model.partition("=")
@@ -71,9 +74,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("models", nargs="*", metavar="NAME=WEIGHTS[@TIME]")
     parser.add_argument("--output", type=Path, default=Path("runs/aldp_methods"))
     parser.add_argument("--replicas", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--interval", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--interval", type=int, default=250)
     parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--backend", choices=get_args(Backend), default="auto")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -84,21 +88,25 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.pt"
     cli_commands.export(weights, str(model), time=time)
-    if not (folder / "simulation").exists():
+    simulation = folder / "simulation"
+    if simulation.exists() and not (simulation / "run.json").exists():
+        cli_commands.simulate(str(model), str(simulation), resume=True)
+    elif not simulation.exists():
         cli_commands.simulate(
             str(model),
-            str(folder / "simulation"),
+            str(simulation),
             replicas=protocol.replicas,
             steps=protocol.steps,
             interval=protocol.interval,
             seed=seed,
+            backend=protocol.backend,
         )
     if not (folder / "report").exists():
         cli_commands.evaluate(
             str(model),
             str(DATA),
             str(folder / "report"),
-            simulation=str(folder / "simulation"),
+            simulation=str(simulation),
             frames=protocol.iid_frames,
             seed=seed,
         )
@@ -106,11 +114,12 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
     summary = {
         "force_time": time,
         "training": description.training["results"],
+        "refinement": description.training.get("refinement"),
         "experts": [dataclasses.asdict(expert) for expert in description.experts],
         "protocol": dataclasses.asdict(protocol),
-        "simulation": json.loads((folder / "simulation/run.json").read_text())["results"],
+        "simulation": json.loads((simulation / "run.json").read_text())["results"],
         "comparison": json.loads((folder / "report/metrics.json").read_text()),
-        "basin": _basin(folder / "simulation"),
+        "basin": _basin(simulation),
     }
     write_json(folder / "summary.json", summary)
 

@@ -47,7 +47,7 @@ def refine(
     ] = "auto",
     seed: Annotated[int, "seed of all random numbers", 0] = 0,
 ) -> None:
-    """Correct populations: simulate, compare with the data, change the energy.
+    """Correct an energy by what its simulation shows.
 
     Only the network that serves the time of the force is changed.
     """
@@ -74,7 +74,7 @@ def refine(
             settings=settings,
             progress=lambda done, total, text: advance(round(50 * done), 50 * total, text),
         )
-    print(f"{refined}: refined in {rounds} rounds")
+    print(f"{refined}: refined in {rounds} round(s)")
     print(f"next: scoremd export {refined} MODEL.pt")
 
 

@@ -78,6 +78,10 @@ def workshop(tmp_path_factory):
     (folder / "tiny.yaml").write_text(CONFIG)
     steps = {
         "train": ("--config", "tiny.yaml", "--output", "run"),
+        "refine": (
+            *("run/weights.safetensors", "beads.npz", "refined", "--rounds", 1, "--replicas", 64),
+            *("--steps", 40, "--interval", 1, "--iterations", 2, "--timestep", 1e-6),
+        ),
         "export": ("run/weights.safetensors", "tiny.pt"),
         "info": ("tiny.pt",),
         "sample": ("tiny.pt", "iid", "--frames", 6, "--steps", 8, "--seed", 3),
@@ -165,6 +169,15 @@ class TestSteps:
         description = load_weights(folder / "run/weights.safetensors").description
         assert description.title == "tiny"
         assert description.dataset_sha256 == sha256_of_file(folder / "beads.npz")
+
+    def test_refine(self, workshop):
+        folder, said = workshop
+        assert said["refine"].out == (
+            "refined/weights.safetensors: refined in 1 round(s)\n"
+            "next: scoremd export refined/weights.safetensors MODEL.pt\n"
+        )
+        assert "refinement: 100%" in said["refine"].err
+        assert load_weights(folder / "refined/weights.safetensors").description.title == "tiny"
 
     def test_export_and_info(self, workshop):
         folder, said = workshop
