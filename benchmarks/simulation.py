@@ -1,6 +1,7 @@
 """Simulation speed through OpenMM, beside a plain TorchScript export of the published network.
 
     python benchmarks/simulation.py                  # about 3 minutes on two idle cores
+    python benchmarks/simulation.py --jax PATH       # and the public JAX code, from a checkout
     python benchmarks/simulation.py --write-docs     # bring docs/performance.md up to date
 
 Every variant makes steps of LangevinMiddleIntegrator (300 K, 1/ps, 2 fs) with 1, 10, 100 and 1000
@@ -31,7 +32,9 @@ from typing import Any
 
 import numpy as np
 import openmm
+import simulation_jax
 import torch
+import training_jax
 from plain_network import Case, differences, export_random_network, make_case
 from rich.console import Console
 from rich.table import Table
@@ -213,7 +216,17 @@ def time_in_turns(steppers: Mapping[str, Stepper], settings: Settings) -> dict[s
     return samples
 
 
-def time_case(case: Case, settings: Settings, console: Console) -> dict[str, Any]:
+def jax_steppers(case: Case, replicas: int, checkout: Path | None) -> dict[str, Stepper]:
+    """Return the stepper of the public JAX code, if it is to be timed and has this network."""
+    if checkout is None or not simulation_jax.same_network_exists(case.config):
+        return {}
+    stepper = simulation_jax.simulation_stepper(checkout, case.config, case.n_beads, replicas)
+    return {simulation_jax.NAME: stepper}
+
+
+def time_case(
+    case: Case, settings: Settings, console: Console, *, jax: Path | None
+) -> dict[str, Any]:
     """Time all variants of one network at all replica counts."""
     difference = differences(case)
     products, operations = matrix_products(case)
@@ -221,6 +234,7 @@ def time_case(case: Case, settings: Settings, console: Console) -> dict[str, Any
     for replicas in settings.replicas:
         with console.status(f"{case.name}: R = {replicas}"):
             steppers = {v.name: simulation_stepper(case, v, replicas) for v in VARIANTS}
+            steppers |= jax_steppers(case, replicas, jax)
             samples = time_in_turns({MATRIX_PRODUCTS: products, **steppers}, settings)
         rates.append(operations / float(np.median(samples.pop(MATRIX_PRODUCTS))))
         results += result_rows(case, replicas, samples, rate=rates[-1])
@@ -283,7 +297,9 @@ def set_threads(count: int | None) -> int:
     return threads
 
 
-def run(settings: Settings, *, threads: int | None, console: Console) -> dict[str, Any]:
+def run(
+    settings: Settings, *, threads: int | None, console: Console, jax: Path | None = None
+) -> dict[str, Any]:
     """Time everything and return the record."""
     start = time.perf_counter()
     record: dict[str, Any] = {
@@ -299,7 +315,7 @@ def run(settings: Settings, *, threads: int | None, console: Console) -> dict[st
         with console.status("exporting networks"):
             cases = make_cases(Path(folder))
         for case in cases:
-            record["networks"].append(time_case(case, settings, console))
+            record["networks"].append(time_case(case, settings, console, jax=jax))
             console.print(table(record["networks"][-1]))
     record["seconds"] = round(time.perf_counter() - start, 1)
     return record
@@ -392,6 +408,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch and of OpenMM's CPU platform")
+    parser.add_argument("--jax", type=Path, help="checkout of github.com/noegroup/ScoreMD")
     parser.add_argument(
         "--write-docs",
         action="store_true",
@@ -406,9 +423,11 @@ def main() -> None:
     if options.write_docs:
         write_docs(options.output)
         return
+    if options.jax is not None:
+        training_jax.check(options.jax)
     console = Console(width=None if sys.stdout.isatty() else 100)
     settings = SMOKE if options.smoke else Settings()
-    record = run(settings, threads=options.threads, console=console)
+    record = run(settings, threads=options.threads, console=console, jax=options.jax)
     write_json(options.output, record)
     console.print(f"{record['seconds']:.0f} s; written to {options.output}")
 

@@ -49,8 +49,8 @@ class FitSettings:
     region_weight : float
         Weight of :func:`population_mismatch`.
     region_frames : int
-        Frames of every region in a step; a region that the simulation visited less often is left
-        out.
+        Frames of every region in a step, from the simulation and as many from the data; a region
+        that the simulation visited less often is left out.
     denoising_weight : float
         Weight of denoising score matching, which keeps the score at the network's other times.
     denoising_frames : int
@@ -217,16 +217,17 @@ class EnergyFit:
         NumericalError
             If the loss is not finite, or simulation and data share no two regions.
         """
-        simulated = Frames(self._rotated(simulated.positions), simulated.region)
-        before = self.energies(simulated.positions)
         regions = _Regions(data.region, simulated.region, self.settings.region_frames)
+        # As they are turned now they stay, because energies before the change belong to them.
+        turned = self._rotated(torch.cat([simulated.positions, data.positions]))
+        before = self.energies(turned)
         n = self.settings.iterations
         optimizer = torch.optim.Adam(self.model.parameters())
         fraction = torch.ones(())
         for i in range(n):
             optimizer.param_groups[0]["lr"] = self.settings.learning_rate * _rate(i, n)
             optimizer.zero_grad()
-            loss, fraction = self._loss(data.positions, simulated.positions, before, regions)
+            loss, fraction = self._loss(data.positions, turned, before, regions)
             if not bool(torch.isfinite(loss)):
                 raise NumericalError(
                     f"the loss of a refinement is not finite at iteration {i}; lower learning_rate"
@@ -237,22 +238,22 @@ class EnergyFit:
                 progress(i + 1, n)
         return FitReport(
             mismatch=regions.mismatch(),
-            regions=len(regions.members),
+            regions=len(regions.data),
             effective_fraction=float(fraction),
         )
 
     def _loss(
-        self, data: Tensor, simulated: Tensor, before: Tensor, regions: _Regions
+        self, data: Tensor, turned: Tensor, before: Tensor, regions: _Regions
     ) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        chosen = self._draw(len(simulated), settings.frames)
+        chosen = self._draw(len(turned) - len(data), settings.frames)
         of_regions = regions.draw(self.generator)
         # One evaluation for everything at this time.
         x = torch.cat(
             [
                 self._rotated(data[self._draw(len(data), settings.frames)]),
-                simulated[chosen],
-                simulated[of_regions.flatten()],
+                turned[chosen],
+                turned[of_regions.flatten()],
             ]
         )
         energy = self.model.energy(x, torch.full((len(x),), self.t, dtype=x.dtype))
@@ -291,7 +292,12 @@ class EnergyFit:
 
 
 class _Regions:
-    """The regions that a simulation visited often enough."""
+    """The regions that a simulation visited often enough.
+
+    What a change of the energy does to the population of a region is estimated with frames of the
+    simulation and of the data: those of a rare state are few and alike in the simulation, and an
+    energy could be made to fit them alone.
+    """
 
     def __init__(self, data: Tensor, simulated: Tensor, size: int) -> None:
         n = int(max(data.max(), simulated.max())) + 1
@@ -304,18 +310,23 @@ class _Regions:
                 "simulate longer, or train the network better first"
             )
         self.size = size
-        self.members = [(simulated == region).nonzero().flatten() for region in used]
+        self.simulated = [(simulated == region).nonzero().flatten() for region in used]
+        self.data = [(data == region).nonzero().flatten() + len(simulated) for region in used]
         self.log_simulated = (counts[used] / counts[used].sum()).log()
         self.log_data = (of_data[used] / of_data[used].sum()).log()
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Return frames of every region, shape (regions, size)."""
-        return torch.stack(
-            [
-                frames[torch.randint(len(frames), (self.size,), generator=generator)]
-                for frames in self.members
-            ]
-        )
+        """Return frames of every region, shape (regions, 2 size); the data's follow the others."""
+        halves = [
+            torch.stack(
+                [
+                    frames[torch.randint(len(frames), (self.size,), generator=generator)]
+                    for frames in members
+                ]
+            )
+            for members in (self.simulated, self.data)
+        ]
+        return torch.cat(halves, 1)
 
     def mismatch(self) -> float:
         """Return the root mean square difference of the logarithms of the populations."""
