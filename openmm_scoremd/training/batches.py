@@ -16,6 +16,11 @@ from openmm_scoremd.training.objective import Batch
 #: Independent random streams of one seed.
 _SHUFFLE, _NOISE = 0, 1
 
+#: Random numbers are drawn for so many steps at once, or fewer if they are more than this many
+#: coordinates: for small networks the calls would otherwise cost more than the network. Another
+#: number here is another stream of random numbers.
+_BLOCK_STEPS, _BLOCK_COORDINATES = 64, 2**22
+
 
 class BatchStream:
     """Shuffled, augmented, noised batches of frames; any step can be asked for.
@@ -77,8 +82,11 @@ class BatchStream:
         self.n_probed = n_probed
         self.n_shared_times = n_shared_times
         self.probed_weights = probed_weights
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        coordinates = batch_size * frames[0].numel()
+        self._block_steps = max(1, min(_BLOCK_STEPS, _BLOCK_COORDINATES // coordinates))
+        self._block = -1
+        self._batches: list[Batch] = []
+        self._orders: dict[int, Tensor] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,32 +95,56 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = self._shuffled(epoch)
-            self._epoch = epoch
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        generator = self._generator(_NOISE, step)
+        block, position = divmod(step, self._block_steps)
+        if block != self._block:
+            self._batches = self._draw(block)
+            self._block = block
+        return self._batches[position]
+
+    def _draw(self, block: int) -> list[Batch]:
+        """Return the batches of as many steps as are drawn at once."""
+        n_steps, generator = self._block_steps, self._generator(_NOISE, block)
+        chosen = self._chosen(block * n_steps)
         if self.probed_weights is not None:
             probed = torch.multinomial(
-                self.probed_weights, self.n_probed, replacement=True, generator=generator
+                self.probed_weights,
+                n_steps * self.n_probed,
+                replacement=True,
+                generator=generator,
             )
-            chosen = torch.cat([probed, chosen[self.n_probed :]])
-        x0 = self.frames[chosen]
+            chosen[:, : self.n_probed] = probed.view(n_steps, self.n_probed)
+        x0 = self.frames[chosen.flatten()]
         dtype, device = x0.dtype, x0.device
         if self.augmentation == "rotation":
             x0 = x0 @ random_rotations(len(x0), generator=generator, dtype=dtype, device=device)
-        uniform = torch.rand(len(x0), generator=generator, dtype=dtype, device=device)
+        x0 = x0.view(n_steps, self.batch_size, *self.frames.shape[1:])
+        uniform = torch.rand(x0.shape[:2], generator=generator, dtype=dtype, device=device)
         noise = torch.randn(x0.shape, generator=generator, dtype=dtype, device=device)
-        if not self.n_probed:
-            return Batch(x0, self.times(uniform), noise)
-        if self.n_shared_times is not None:
-            index = torch.arange(len(x0), device=device)
-            shared = index < self.n_probed
-            uniform = uniform[torch.where(shared, index % self.n_shared_times, index)]
-        shape = (2, self.n_probed, *x0.shape[1:])
-        probes = torch.randn(shape, generator=generator, dtype=dtype, device=device)
-        return Batch(x0, self.times(uniform), noise, probes)
+        if self.n_probed and self.n_shared_times is not None:
+            index = torch.arange(self.batch_size, device=device)
+            shared = torch.where(index < self.n_probed, index % self.n_shared_times, index)
+            uniform = uniform[:, shared]
+        arrays = [x0, self.times(uniform), noise]
+        if self.n_probed:
+            shape = (n_steps, 2, self.n_probed, *x0.shape[2:])
+            arrays.append(torch.randn(shape, generator=generator, dtype=dtype, device=device))
+        parts = zip(*(array.unbind(0) for array in arrays), strict=True)
+        return [Batch(*of_step) for of_step in parts]
+
+    def _chosen(self, first_step: int) -> Tensor:
+        """Return the frames (steps, batch) of a block of steps, each once an epoch."""
+        used = self.steps_per_epoch * self.batch_size
+        first = first_step * self.batch_size
+        last = first + self._block_steps * self.batch_size
+        epochs = range(first // used, (last - 1) // used + 1)
+        for epoch in [epoch for epoch in self._orders if epoch not in epochs]:
+            del self._orders[epoch]
+        for epoch in epochs:
+            if epoch not in self._orders:
+                self._orders[epoch] = self._shuffled(epoch)[:used]
+        order = torch.cat([self._orders[epoch] for epoch in epochs])
+        start = first - epochs[0] * used
+        return order[start : start + last - first].view(self._block_steps, self.batch_size).clone()
 
     def _shuffled(self, epoch: int) -> Tensor:
         generator = self._generator(_SHUFFLE, epoch)

@@ -17,6 +17,7 @@ from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
+from openmm_scoremd.models.graph_transformer import forms_for_compiler
 
 logger = logging.getLogger(__name__)
 
@@ -243,20 +244,53 @@ class CompiledObjective(nn.Module):
     def _compile(
         self, parameters: tuple[Tensor, ...], arrays: tuple[Tensor, ...]
     ) -> Callable[..., Sequence[Tensor]]:
-        names = [name for name, _ in self.objective.named_parameters()]
-
-        def value_and_gradient(arrays: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-            leaves = [value.detach().requires_grad_() for value in values]
-            state = dict(zip(names, leaves, strict=True))
-            loss = torch.func.functional_call(self.objective, state, tuple(arrays))
-            # Materialised: an additive constant of the energy has no gradient at all.
-            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            return [loss.detach(), *gradients]
+        def function(arrays: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+            return value_and_gradients(self.objective, arrays, values)
 
         detached = [p.detach() for p in parameters]
-        graph = make_fx(value_and_gradient)(list(arrays), detached)
-        compiled: Callable[..., Sequence[Tensor]] = torch.compile(graph)
+        graph = make_fx(function)(list(arrays), detached)
+        compiled: Callable[..., Sequence[Tensor]] = compile_graph(graph, arrays[0].device)
         return compiled
+
+
+def value_and_gradients(
+    objective: nn.Module, arrays: Sequence[Tensor], values: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the loss and its gradients with respect to all parameters, to be traced.
+
+    Parameters
+    ----------
+    objective : nn.Module
+        The loss.
+    arrays : sequence of Tensor
+        Those of a :class:`Batch`.
+    values : sequence of Tensor
+        Values of the parameters, in the order of ``objective.parameters()``.
+    """
+    names = [name for name, _ in objective.named_parameters()]
+    n_beads = arrays[0].shape[1]
+    with torch.enable_grad(), forms_for_compiler(objective, n_beads=n_beads):  # type: ignore[no-untyped-call]
+        leaves = [value.detach().requires_grad_() for value in values]
+        state = dict(zip(names, leaves, strict=True))
+        loss = torch.func.functional_call(objective, state, tuple(arrays))
+        # Materialised: an additive constant of the energy has no gradient at all.
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    return [loss.detach(), *gradients]
+
+
+def compile_graph(graph: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """Compile a traced graph.
+
+    On CPU all kernels and the calls between them become one C++ file: Python between kernels would
+    take longer than those of small networks.
+    """
+    options: dict[str, str | int | bool | Callable[..., Any]] | None = None
+    if device.type == "cpu":
+        options = {"cpp_wrapper": True}
+    compiled: Callable[..., Any] = torch.compile(
+        graph, fullgraph=True, dynamic=False, options=options
+    )
+    return compiled
 
 
 class _PrecomputedGradient(torch.autograd.Function):

@@ -89,7 +89,7 @@ def value_and_gradients(objective, arrays, factor=1.0):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    monkeypatch.setattr(torch, "compile", lambda graph: graph)
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
 
 
 def test_loss_is_the_mean_over_the_batch(make_objective):
@@ -210,17 +210,19 @@ def test_gradients_are_finite_differences(make_objective, kind):
 def test_traced_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name, kind):
     plain = make_objective(name, kind)
     traced = CompiledObjective(copy.deepcopy(plain))
+    # Attention has another form in there, and probes magnify rounding.
+    tolerance = 1e-10 if kind == "denoising" else 1e-8
     for seed in (0, 1, 2):  # the graph is reused: nothing of the first batch may be baked in
         arrays = make_arrays(seed=seed, kind=kind)
         expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-2 * tolerance)
     # Nor of the first weights.
     with torch.no_grad():
         for objective in (plain, traced):
             for p in objective.parameters():
                 p *= 1.1
     expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-2 * tolerance)
 
 
 @pytest.mark.usefixtures("uncompiled")
