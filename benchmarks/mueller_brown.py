@@ -1,7 +1,6 @@
 """Sampling and simulation of the Müller-Brown potential by every method (Table 6, Figure 2).
 
 python benchmarks/mueller_brown.py --output runs/mueller_brown_methods
-python benchmarks/mueller_brown.py --write-docs
 
 Every method and seed: train with its configuration, draw 100,000 frames by reverse diffusion, and
 simulate 5 million steps in all through OpenMM: 100 replicas from frames of the model, 2,000 steps

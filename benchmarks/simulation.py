@@ -39,7 +39,9 @@ from rich.table import Table
 from openmm_scoremd._io import package_versions, write_json, write_text
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.folded import choose_form
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.torchscript import has_explicit_forces, load_module
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "results" / "simulation.json"
@@ -95,7 +97,8 @@ VARIANTS = (
     Variant("plain, TorchForce", "plain", "torchforce", "Reference"),
     Variant("ours, TorchForce", "ours", "torchforce", "Reference"),
     Variant("ours, PythonForce", "ours", "pythonforce", "Reference"),
-    Variant("ours, TorchForce, CPU", "ours", "torchforce", "CPU"),
+    Variant("compiled", "ours", "compiled", "Reference"),
+    Variant("compiled, CPU", "ours", "compiled", "CPU"),
 )
 
 
@@ -107,7 +110,7 @@ def make_cases(folder: Path) -> list[Case]:
         name = f"{n_beads} beads, width {config.width}, {config.layers} layers, random weights"
         path = export_random_network(n_beads, config, folder / f"random_{n_beads}.pt")
         cases.append(make_case(name, path, folder))
-    if SHIPPED.is_file():
+    if SHIPPED.is_file() and has_explicit_forces(load_module(SHIPPED, device="cpu")):
         cases.append(make_case(f"{SHIPPED.parent.name}/{SHIPPED.name}", SHIPPED, folder))
     return cases
 
@@ -117,10 +120,15 @@ def make_cases(folder: Path) -> list[Case]:
 
 def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:
     """Constant matrices (inputs, outputs) that every bead's vector meets in the folded network."""
-    width, heads, inner = config.width, config.heads, config.heads * config.head_width
+    width, heads, head = config.width, config.heads, config.head_width
     feed_forward = [(width, 4 * width), (4 * width, width)]
-    first = [(heads * (n_beads + 3), width), *feed_forward]
-    later = [(width, 3 * inner + 3 * heads), (inner + 3 * heads, width), *feed_forward]
+    first = [(heads * (n_beads + 3) + 3, width), *feed_forward]
+    if choose_form(n_beads, width=width, head_width=head) == "absorbed":
+        inner = heads * (width + 3)
+        later = [(width, inner), (inner + 3, width), *feed_forward]
+    else:
+        inner = heads * (head + 3)
+        later = [(width, inner + 2 * heads * head), (inner + 3, width), *feed_forward]
     return first + later * (config.layers - 1)
 
 
@@ -133,9 +141,11 @@ def flop_per_evaluation(n_beads: int, config: NetworkConfig) -> int:
     """
     constant = 2 * sum(rows * columns for rows, columns in matrix_shapes(n_beads, config))
     # Per pair of beads and head: logits and mixed displacements of the first layer, whose queries
-    # are constant; then queries with keys and displacements, attention with values and the same.
+    # are constant; then queries with keys, and attention with values.
     first = (2 + 3) * 3
-    later = 3 * (2 * config.head_width + 2 * 3)
+    head = config.head_width
+    absorbed = choose_form(n_beads, width=config.width, head_width=head) == "absorbed"
+    later = 3 * 2 * ((config.width if absorbed else head) + 3)
     pairs = n_beads * config.heads * (first + later * (config.layers - 1))
     return 2 * n_beads * (constant + pairs)
 

@@ -90,8 +90,8 @@ with console.status("comparing with reference frames"):
     )
 console.print(comparison.format_table(), highlight=False, soft_wrap=True)
 console.print(
-    "The shipped model is a plain diffusion model: as the picture shows, its\n"
-    "simulation loses the basin at φ = 60°."
+    "A consistent model has the same row twice: iid frames and simulation, each near the floor.\n"
+    "16 ps are short: longer runs, and other models, are in docs/results.md."
 )
 console.print(
     f"{REPLICAS} replicas of {STEPS * 0.002:g} ps at {rate:,.0f} replica-steps/s, "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from openmm_scoremd.models.import_jax import load_jax_network
     from openmm_scoremd.simulation.replicas import ReplicaSimulation
     from openmm_scoremd.simulation.reporters import ReplicaDCDReporter
+    from openmm_scoremd.simulation.run import ReplicaRun
+    from openmm_scoremd.simulation.settings import RunSettings
 
     __version__: str
 
@@ -26,7 +28,9 @@ __all__ = [
     "CGDataset",
     "CoarseGrainingMap",
     "ReplicaDCDReporter",
+    "ReplicaRun",
     "ReplicaSimulation",
+    "RunSettings",
     "ScoreModelFile",
     "VPSchedule",
     "coarse_grain_trajectory",
@@ -41,7 +45,9 @@ _HOME = {
     "CGDataset": "data.dataset",
     "CoarseGrainingMap": "data.coarse_graining",
     "ReplicaDCDReporter": "simulation.reporters",
+    "ReplicaRun": "simulation.run",
     "ReplicaSimulation": "simulation.replicas",
+    "RunSettings": "simulation.settings",
     "ScoreModelFile": "model_file",
     "VPSchedule": "diffusion.schedule",
     "coarse_grain_trajectory": "data.coarse_graining",

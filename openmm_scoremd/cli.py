@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from openmm_scoremd._io import package_versions
 from openmm_scoremd.cli_commands import COMMANDS, train
-from openmm_scoremd.errors import ConfigurationError, ScoreMDError
+from openmm_scoremd.errors import ConfigurationError, InconsistentError, ScoreMDError
 from openmm_scoremd.progress import console
 
 DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step by step."
@@ -22,7 +22,7 @@ DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step 
 #: What to do after Ctrl-C.
 _AFTER_INTERRUPT = {
     "train": "; the same command with --resume goes on from the last checkpoint",
-    "simulate": "; the frames written so far are whole",
+    "simulate": "; the same command with --resume goes on where it stopped",
 }
 
 
@@ -37,12 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 2 for wrong input or a failed computation, 130 if interrupted.
+        Exit code: 0, 2 for wrong input or a failed computation, 3 if ``--require-consistent`` is
+        not fulfilled, 130 if interrupted.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _run(arguments)
+    except InconsistentError as error:
+        return _fail(str(error), code=3)
     except ScoreMDError as error:
         return _fail(str(error))
     # No space, no permission, a name that is a folder: nothing of this is a mistake in the program.
@@ -163,7 +166,9 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: Parameter, annotat
         options["required"] = True
     elif parameter.default is not None and hint is not bool:
         options["help"] = f"{text} (default: {parameter.default})"
-    parser.add_argument(f"--{parameter.name}", default=parameter.default, **options)
+    parser.add_argument(
+        f"--{parameter.name.replace('_', '-')}", default=parameter.default, **options
+    )
 
 
 def _whole_number(limits: Sequence[int], text: str) -> int:
@@ -195,6 +200,9 @@ def _did_you_mean(unknown: str, known: Sequence[str]) -> str:
 
 
 def _fail(message: str, *, code: int = 2) -> int:
+    message = " ".join(
+        line.strip() for line in message.split("\n")
+    ).strip()  # some readers' are long
     console.print("[bold red]error:[/]", end=" ")
     console.print(message, highlight=False, markup=False, soft_wrap=True)
     return code

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from openmm_scoremd._io import result_folder, write_run_record
+from openmm_scoremd._io import result_folder
+from openmm_scoremd.cli_ecosystem import campaign, import_weights
 from openmm_scoremd.cli_steps import (
     ChainOptions,
-    advance_simulation,
-    draw_independent,
     info_rows,
     load_model,
     plot_training_loss,
@@ -27,7 +26,6 @@ from openmm_scoremd.cli_steps import (
     write_chains,
     write_fokker_planck_errors,
     write_independent_frames,
-    write_topologies,
 )
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.progress import console, progress_bar
@@ -220,99 +218,118 @@ def sample(
 
 def simulate(
     model: ModelPath,
-    output: Annotated[str, "new folder for one DCD per replica, topology.pdb, .psf and run.json"],
+    output: Annotated[str, "folder for trajectories, topologies, state data and run.json"],
     *,
-    replicas: Annotated[int, "number of replicas", 1] = 100,
-    steps: Annotated[int, "time steps of every replica", 1] = 10_000,
-    interval: Annotated[int, "time steps between frames", 1] = 100,
-    seed: Seed = 0,
-    timestep: Annotated[float, "in ps"] = 0.002,
-    friction: Annotated[float, "in 1/ps"] = 1.0,
+    replicas: Annotated[int | None, "number of replicas; 100 if not given", 1] = None,
+    steps: Annotated[int | None, "time steps of each; 10000 if not given", 1] = None,
+    time: Annotated[str | None, "or time of each, such as 10ns"] = None,
+    interval: Annotated[int | None, "time steps between frames; 100 if not given", 1] = None,
+    seed: Annotated[int | None, "seed of all random numbers; 0 if not given", 0, 2**63 - 1] = None,
+    timestep: Annotated[float | None, "in ps; 0.002 if not given"] = None,
+    friction: Annotated[float | None, "in 1/ps; 1 if not given"] = None,
+    temperature: Annotated[float | None, "in K; the model's if not given"] = None,
+    equilibration: Annotated[str | None, "time before, not written, such as 10ps"] = None,
+    start: Annotated[
+        str | None, "frames to begin from (.dcd, .xtc, .pdb); independent ones if not given"
+    ] = None,
+    format: Annotated[  # noqa: A002 the option's name
+        Literal["dcd", "xtc"] | None, "of trajectories; dcd if not given"
+    ] = None,
+    files: Annotated[
+        Literal["replica", "combined"] | None, "one per replica (if not given), or one for all"
+    ] = None,
+    on_failure: Annotated[
+        Literal["restart", "freeze", "stop"] | None,
+        "what becomes of a replica that broke; restart from a fresh frame if not given",
+    ] = None,
+    margin: Annotated[
+        float | None,
+        "how far bonds may leave the range of the training, relative; 0.25 if not given, inf: any",
+    ] = None,
+    jumps: Annotated[
+        str | None, "time between jumps to independent frames, such as 10ps (approximate)"
+    ] = None,
+    resume: Annotated[bool, "go on after any stop; with a larger --time or --steps beyond"] = False,
+    checkpoint_seconds: Annotated[
+        float | None, "seconds of work that a crash may cost; 60 if not given"
+    ] = None,
     platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
-    backend: Annotated[Literal["auto", "torchforce", "pythonforce"], "OpenMM force class"] = "auto",
+    backend: Annotated[
+        Literal["auto", "torchforce", "pythonforce", "compiled"] | None,
+        "how OpenMM evaluates the model; auto if not given",
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Run Langevin dynamics of many replicas from independent frames."""
-    from openmm_scoremd.simulation.replicas import ReplicaSimulation
+    from openmm_scoremd.cli_simulate import simulate_replicas
 
-    if interval > steps:
-        raise InvalidInputError(
-            f"interval is {interval} and steps {steps}: there would be no frame"
-        )
-    with result_folder(output) as folder:
-        file = load_model(model, device)
-        simulation = ReplicaSimulation(
-            file,
-            replicas=replicas,
-            seed=seed,
-            timestep=timestep,
-            friction=friction,
-            platform=platform,
-            backend=backend,
-        )
-        start = draw_independent(file, replicas, seed=seed)
-        simulation.set_positions(start)
-        write_topologies(file, start[0], folder)
-        simulation.add_trajectories(folder, interval=interval)
-        speed = advance_simulation(simulation, steps)
-        write_run_record(
-            folder,
-            arguments={
-                "replicas": replicas,
-                "steps": steps,
-                "interval": interval,
-                "timestep": timestep,
-                "friction": friction,
-                "platform": simulation.simulation.context.getPlatform().getName(),
-                "backend": backend,
-            },
-            seeds={"simulation": seed},
-            inputs={"model": model},
-            results={"replica_steps": replicas * steps, "replica_steps_per_second": speed},
-        )
-    print(
-        f"{folder}: {replicas:,} replicas of {steps * timestep:g} ps, {steps // interval:,} frames "
-        f"each, {speed:,.0f} replica-steps/s"
-    )
+    options = {
+        "replicas": replicas, "steps": steps, "time": time, "interval": interval, "seed": seed,
+        "timestep": timestep, "friction": friction, "temperature": temperature,
+        "equilibration": equilibration, "format": format, "files": files, "margin": margin,
+        "on_failure": on_failure, "jumps": jumps, "checkpoint_seconds": checkpoint_seconds,
+        "platform": platform, "backend": backend,
+    }  # fmt: skip
+    file = load_model(model, device)
+    print(simulate_replicas(file, output, options, start=start, resume=resume))
+
+
+def plan(
+    model: ModelPath,
+    *,
+    replicas: Annotated[
+        list[int] | None, "numbers of replicas; if not given, 1,10,100,1000"
+    ] = None,
+    platform: Annotated[str | None, "OpenMM platform; if not given, all that work here"] = None,
+    output: Annotated[str | None, "also write the numbers there (.json)"] = None,
+) -> None:
+    """Time a model with every backend and platform that work here."""
+    from openmm_scoremd.simulation.plan import write_plan
+
+    print(write_plan(load_model(model, "cpu"), output, replicas=replicas, platform=platform))
 
 
 def evaluate(
     model: ModelPath,
     reference: Annotated[str, "CG dataset (.npz)"],
-    output: Annotated[str, "new folder for pictures, metrics.json and run.json"],
+    output: Annotated[str, "new folder for report.html, metrics.json, pictures and run.json"],
     *,
     simulation: Annotated[str | None, "folder of a simulation (scoremd simulate)"] = None,
-    frames: Annotated[int, "number of independent frames to draw", 1] = 10_000,
+    trajectories: Annotated[
+        str | None, "folder of denoising trajectories (scoremd sample --trajectory)"
+    ] = None,
+    iid: Annotated[
+        str | None, "folder of independent frames (scoremd sample); drawn if not given"
+    ] = None,
+    weights: Annotated[
+        str | None, "weights of the model (.safetensors), for its Fokker-Planck error"
+    ] = None,
+    frames: Annotated[int, "number of independent frames to draw; 0 for none", 0] = 10_000,
+    level: Annotated[float, "probability of a false alarm in the verdict"] = 0.01,
+    require_consistent: Annotated[
+        bool, "end with exit code 3 if any two sets contradict each other"
+    ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Compare sampling and simulation with reference frames.
+    """Compare samples and trajectories with reference frames.
 
     If the reference is the dataset of the training, only frames held back from training count.
     """
-    from openmm_scoremd.analysis.comparison import Resampling
-    from openmm_scoremd.evaluation import evaluate as compare
-    from openmm_scoremd.evaluation import held_back_frames
-    from openmm_scoremd.simulation.trajectories import load_replicas
+    from openmm_scoremd.cli_evaluate import EvaluationSources, write_evaluation
 
+    sources = EvaluationSources(
+        simulation=simulation, trajectories=trajectories, iid=iid, weights=weights, frames=frames
+    )
     with result_folder(output) as folder:
-        file = load_model(model, device)
-        # Whatever is wrong with files is better said before minutes of sampling.
-        held_back_frames(file, reference)
-        replicas = None if simulation is None else load_replicas(simulation, n_beads=file.n_beads)
-        iid = draw_independent(file, frames, seed=seed)
-        with console.status("comparing"):
-            comparison = compare(
-                file,
-                reference,
-                folder,
-                iid=iid,
-                replicas=replicas,
-                seed=seed,
-                resampling=Resampling(max_frames=100_000),
-            )
-    print(comparison.format_table())
+        found = write_evaluation(
+            model, reference, folder, sources, level=level, seed=seed, device=device
+        )
+    print(found.format_table())
+    print(f"report: {folder / 'report.html'}")
     print(f"pictures and numbers: {folder}")
+    if require_consistent:
+        found.require_consistent()
 
 
 def fokker_planck(
@@ -341,12 +358,15 @@ def fokker_planck(
 COMMANDS: dict[str, Callable[..., None]] = {
     "coarse-grain": coarse_grain,
     "train": train,
+    "import": import_weights,
     "export": export,
     "info": info,
     "sample": sample,
+    "plan": plan,
     "simulate": simulate,
     "evaluate": evaluate,
     "fokker-planck": fokker_planck,
+    "campaign": campaign,
 }
 
 

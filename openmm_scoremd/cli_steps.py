@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm_scoremd._io import atomic_path, write_json, write_run_record
-from openmm_scoremd.errors import DatasetError, InvalidInputError, NumericalError
-from openmm_scoremd.progress import interrupts_held_back, progress_bar
+from openmm_scoremd.errors import DatasetError, InvalidInputError
+from openmm_scoremd.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,15 +22,12 @@ if TYPE_CHECKING:
     from openmm_scoremd.iid import Solver
     from openmm_scoremd.model_file import ScoreModelFile
     from openmm_scoremd.progress import Advance
-    from openmm_scoremd.simulation.replicas import ReplicaSimulation
     from openmm_scoremd.training.log import LogRow
     from openmm_scoremd.training.trainer import Progress, Trainer
     from openmm_scoremd.trajectory_sampling import Trajectory
     from openmm_scoremd.weights import TrainedModel
 
 logger = logging.getLogger(__name__)
-
-_STEPS_PER_UPDATE = 10  # of the progress bar; where Ctrl-C stops a simulation
 
 
 def load_model(path: str, device: str = "cpu") -> ScoreModelFile:
@@ -271,24 +268,6 @@ def _write_frame_errors(
     ]
     with atomic_path(folder / "frame_errors.npz") as path:
         np.savez(path, models=list(models), t=t, frames=chosen, errors=errors)
-
-
-def advance_simulation(simulation: ReplicaSimulation, n_steps: int) -> float:
-    """Simulate and return the number of replica-steps per second."""
-    import openmm
-
-    began, speed, done = time.perf_counter(), 0.0, 0
-    with progress_bar("simulating") as advance, interrupts_held_back() as stop_if_interrupted:
-        while done < n_steps:
-            first, done = done, min(done + _STEPS_PER_UPDATE, n_steps)
-            try:
-                simulation.step(done - first)
-            except openmm.OpenMMException as error:
-                raise NumericalError(f"OpenMM stopped after step {first}: {error}") from error
-            speed = simulation.replicas * done / (time.perf_counter() - began)
-            advance(done, n_steps, f"{speed:,.0f} replica-steps/s")
-            stop_if_interrupted()
-    return speed
 
 
 def write_topologies(file: ScoreModelFile, frame: NDArray[np.floating], folder: Path) -> None:

@@ -35,3 +35,11 @@ class NumericalError(ScoreMDError, ArithmeticError):
 
 class MissingDependencyError(ScoreMDError, ImportError):
     """An optional package is needed for what was asked."""
+
+
+class InconsistentError(ScoreMDError):
+    """Sets of samples contradict each other, and the caller asked that they must not."""
+
+
+class CampaignError(ScoreMDError, RuntimeError):
+    """Jobs of a campaign failed."""

@@ -18,7 +18,7 @@ from openmm_scoremd._io import package_versions, sha256_of_file
 from openmm_scoremd.artifact import ModelMetadata, SelfTest
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.exported import ExportedModel, FixedTimeEnergy
+from openmm_scoremd.models.exported import ExplicitModel, ExportedModel, FixedTimeEnergy
 from openmm_scoremd.models.factory import require_energy_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer
 from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
@@ -37,8 +37,9 @@ from openmm_scoremd.weights import ModelDescription, TrainedModel, load_weights
 FORCE_TIME: Final = 1e-5
 
 #: Largest relative difference between the network in float64 and what is compiled. In float64 it
-#: shows that both are the same function; in float32 what remains is rounding, also the network's.
-EXPORT_TOLERANCE: Final = {torch.float32: 1e-5, torch.float64: 1e-10}
+#: shows that both are the same function; in float32 what remains is rounding, which grows with
+#: the weights: 1e-6 to 1e-5 for trained networks, far below what a thermostat does.
+EXPORT_TOLERANCE: Final = {torch.float32: 3e-5, torch.float64: 1e-10}
 #: What a file must reproduce when it is loaded, on any machine and device.
 SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -133,14 +134,16 @@ def _build(
 ) -> ExportedModel:
     # Folding multiplies weights together: in double precision, rounded once at the end.
     double = _copy(network, torch.float64)
+    kind: type[ExportedModel]
+    force_energy: nn.Module
     if isinstance(double, GraphTransformerEnergy):
-        force_energy: nn.Module = FoldedGraphTransformer(double, t=t).to(dtype)
+        kind, force_energy = ExplicitModel, FoldedGraphTransformer(double, t=t).to(dtype)
     else:
-        force_energy = FixedTimeEnergy(_copy(network, dtype), t=t)
+        kind, force_energy = ExportedModel, FixedTimeEnergy(_copy(network, dtype), t=t)
     description = trained.description
     model = trained.model
     mixture = model if isinstance(model, TimePartitionedMixture) else None
-    exported = ExportedModel(
+    exported = kind(
         [_copy(expert, dtype) for expert in (mixture.networks if mixture else [model])],
         list(mixture.boundaries) if mixture else [],
         force_energy,
@@ -155,7 +158,8 @@ def _build(
 
 
 def _compiled(exported: ExportedModel) -> ScriptModule:
-    return script_module(exported, methods=("score",))
+    explicit = ("energy_and_forces",) if isinstance(exported, ExplicitModel) else ()
+    return script_module(exported, methods=("score", *explicit))
 
 
 def _copy(network: Network, dtype: torch.dtype) -> Network:

@@ -7,6 +7,9 @@ TorchForce      from openmmtorch; least overhead; its XML contains the whole mod
 PythonForce     part of OpenMM; works with every torch; its XML contains the path and the hash
 ==============  =================================================================================
 
+With ``backend="compiled"`` a PythonForce evaluates the same weights with a C++ kernel that is
+compiled for this machine at first use (:mod:`openmm_scoremd.native`): the fastest on CPU.
+
 NaN coordinates give NaN forces with either: replicas share one System, and one broken replica must
 not stop the others. :class:`~openmm_scoremd.simulation.replicas.ReplicaSimulation` watches for it.
 
@@ -24,29 +27,43 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
 import openmm
 import torch
-from numpy.typing import NDArray
-from openmm import unit
 
 from openmm_scoremd.artifact import ModelArchive, read_archive
+from openmm_scoremd.computation import (
+    CompiledComputation,
+    ModelComputation,
+    check_count,
+    compiled_model,
+)
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.torchscript import (
-    ScriptModule,
     checked_device,
-    energy_and_forces,
+    has_explicit_forces,
     load_archive,
-    optimised,
+    returning_forces,
     select_particles,
 )
+
+__all__ = [
+    "FORCE_NAME",
+    "Backend",
+    "CudaGraphs",
+    "ModelComputation",
+    "available_backends",
+    "choose_backend",
+    "create_force",
+    "load_torchforce_plugin",
+    "resolve_compiled",
+]
 
 logger = logging.getLogger(__name__)
 
 #: How OpenMM evaluates the model; "auto" is TorchForce where it works, otherwise PythonForce.
-Backend: TypeAlias = Literal["auto", "torchforce", "pythonforce"]
+Backend: TypeAlias = Literal["auto", "torchforce", "pythonforce", "compiled"]
 #: Whether TorchForce records CUDA graphs; "auto" does so where OpenMM and torch have CUDA.
 CudaGraphs: TypeAlias = Literal["auto", "on", "off"]
 
@@ -81,8 +98,9 @@ def create_force(
     system : openmm.System, optional
         The System that the force is for, only looked at: wrong particle numbers and periodic
         boundaries are found now instead of in the first step.
-    backend : {"auto", "torchforce", "pythonforce"}
-        Force class.
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
+        Force class. "compiled" is a PythonForce with a C++ kernel, on CPU; where it cannot be had
+        (no compiler, another kind of network, an older file), "auto" is used, and the log says why.
     cuda_graphs : {"auto", "on", "off"}
         TorchForce only: record CUDA graphs. Other platforms ignore it.
     device : str, optional
@@ -118,17 +136,46 @@ def create_force(
         raise InvalidInputError(f"force_group is {force_group}; OpenMM has groups 0 to 31")
     archive = model if isinstance(model, ModelArchive) else read_archive(model, sha256=sha256)
     chosen = _checked_particles(particles, archive.metadata.n_beads, system)
-    if choose_backend(backend) == "torchforce":
+    resolved = choose_backend(resolve_compiled(archive, backend))
+    if resolved == "torchforce":
         force = _torchforce(archive, chosen, cuda_graphs)
     else:
-        force = _pythonforce(archive, chosen, device)
+        kind = CompiledComputation if resolved == "compiled" else ModelComputation
+        force = _pythonforce(archive, chosen, device, kind)
     force.setUsesPeriodicBoundaryConditions(False)
     force.setForceGroup(force_group)
     force.setName(FORCE_NAME)
     return force
 
 
-def choose_backend(backend: Backend) -> Literal["torchforce", "pythonforce"]:
+def resolve_compiled(archive: ModelArchive, backend: Backend) -> Backend:
+    """Turn "compiled" into "auto", with a log line, where the kernel cannot evaluate the model.
+
+    The kernel is compiled here if need be, and must reproduce the self-test frames of the file.
+    """
+    if backend == "compiled":
+        try:
+            compiled_model(archive)
+        except (InvalidInputError, MissingDependencyError) as error:
+            logger.warning("backend 'auto' is used instead of 'compiled': %s", error)
+            return "auto"
+    return backend
+
+
+def available_backends(archive: ModelArchive) -> list[Backend]:
+    """Return the backends that can evaluate a model here, "auto" left out; the log says why not."""
+    backends: list[Backend] = ["pythonforce"]
+    try:
+        load_torchforce_plugin()
+        backends.insert(0, "torchforce")
+    except MissingDependencyError as error:
+        logger.info("no TorchForce: %s", error)
+    if resolve_compiled(archive, "compiled") == "compiled":
+        backends.append("compiled")
+    return backends
+
+
+def choose_backend(backend: Backend) -> Literal["torchforce", "pythonforce", "compiled"]:
     """Resolve "auto", with a log line where PythonForce has to do.
 
     Raises
@@ -136,7 +183,7 @@ def choose_backend(backend: Backend) -> Literal["torchforce", "pythonforce"]:
     MissingDependencyError
         If TorchForce is asked for and cannot be used.
     """
-    if backend == "pythonforce":
+    if backend in ("pythonforce", "compiled"):
         return backend
     try:
         load_torchforce_plugin()
@@ -172,85 +219,28 @@ def load_torchforce_plugin() -> Any:
     return openmmtorch
 
 
-class ModelComputation:
-    """The function behind a PythonForce.
-
-    A pickle of it (and so the XML of its System) holds four settings and no code; the model is
-    loaded at the first call, after its hash was verified.
-
-    Parameters
-    ----------
-    path : str
-        Absolute path of the model file.
-    sha256 : str
-        Hash that the file must have.
-    particles : tuple of int
-        Particles that are beads; empty for all.
-    device : str or None
-        Where the model runs; None for CUDA where the process has it, otherwise CPU.
-    """
-
-    def __init__(
-        self, path: str, sha256: str, particles: tuple[int, ...], device: str | None
-    ) -> None:
-        self._settings = (path, sha256, particles, device)
-        self._loaded: _LoadedModel | None = None
-
-    def __reduce__(self) -> tuple[type[ModelComputation], tuple[object, ...]]:
-        # OpenMM ends the process if unpickling fails, so nothing may happen there but this.
-        return type(self), self._settings
-
-    def __call__(self, state: openmm.State) -> tuple[float, NDArray[np.float64]]:
-        """Return energy (kJ/mol) and forces (M, 3) (kJ/mol/nm); OpenMM always wants both.
-
-        Raises
-        ------
-        ModelFileError
-            At the first call, if the file is gone or changed. OpenMM turns errors of this method
-            into ``OpenMMException`` with the same message.
-        InvalidInputError
-            If the number of particles does not fit the model.
-        """
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        if self._loaded is None:
-            self._loaded = self._load(len(positions))
-        on_device = torch.from_numpy(positions).to(self._loaded.device)
-        energy, forces = energy_and_forces(self._loaded.module, on_device)
-        return float(energy), forces.cpu().numpy()
-
-    def _load(self, n_particles: int) -> _LoadedModel:
-        path, sha256, particles, device = self._settings
-        archive = read_archive(path, sha256=sha256)
-        _check_count(particles, archive.metadata.n_beads, n_particles)
-        target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        module = load_archive(archive, device=target)
-        select_particles(module, particles)
-        return _LoadedModel(optimised(module), torch.device(target))
-
-
-class _LoadedModel(NamedTuple):
-    module: ScriptModule
-    device: torch.device
-
-
 def _torchforce(
     archive: ModelArchive, particles: tuple[int, ...], cuda_graphs: CudaGraphs
 ) -> openmm.Force:
     module = load_archive(archive, device="cpu")
     select_particles(module, particles)
-    force = load_torchforce_plugin().TorchForce(module)
+    explicit = has_explicit_forces(module)
+    force = load_torchforce_plugin().TorchForce(returning_forces(module) if explicit else module)
+    force.setOutputsForces(explicit)
     # Read by OpenMM's CUDA platform only.
     force.setProperty("useCUDAGraphs", "true" if _wants_graphs(cuda_graphs) else "false")
     return force
 
 
 def _pythonforce(
-    archive: ModelArchive, particles: tuple[int, ...], device: str | None
+    archive: ModelArchive,
+    particles: tuple[int, ...],
+    device: str | None,
+    kind: type[ModelComputation],
 ) -> openmm.Force:
     if device is not None:
         checked_device(device)
-    settings = (str(archive.path), archive.sha256, particles, device)
-    return openmm.PythonForce(ModelComputation(*settings))
+    return openmm.PythonForce(kind(str(archive.path), archive.sha256, particles, device))
 
 
 def _wants_graphs(choice: CudaGraphs) -> bool:
@@ -277,27 +267,13 @@ def _checked_particles(
         raise InvalidInputError("particles must be different, non-negative indices")
     n_particles = max(chosen, default=-1) + 1 if system is None else system.getNumParticles()
     if chosen or system is not None:
-        _check_count(chosen, n_beads, n_particles)
+        check_count(chosen, n_beads, n_particles)
     if system is not None and system.usesPeriodicBoundaryConditions():
         raise InvalidInputError(
             "the System has periodic boundaries; the model knows none and would see molecules "
             "torn apart: use forces without a cutoff, or CutoffNonPeriodic"
         )
     return chosen
-
-
-def _check_count(particles: tuple[int, ...], n_beads: int, n_particles: int) -> None:
-    if particles and max(particles) >= n_particles:
-        raise InvalidInputError(
-            f"particles has index {max(particles)}; the System has {n_particles} particles, "
-            "counted from 0"
-        )
-    count = len(particles) or n_particles
-    if count == 0 or count % n_beads:
-        raise InvalidInputError(
-            f"the force would act on {count} particles; the model has {n_beads} beads, so give it "
-            f"a multiple of {n_beads} (option particles selects some of a System)"
-        )
 
 
 # --- openmmtorch ----------------------------------------------------------------------------------

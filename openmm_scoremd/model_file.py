@@ -147,7 +147,7 @@ class ScoreModelFile:
         ----------
         replicas : int
             Copies in the System.
-        backend : {"auto", "torchforce", "pythonforce"}
+        backend : {"auto", "torchforce", "pythonforce", "compiled"}
             Force class.
 
         Returns

@@ -1,4 +1,4 @@
-"""Progress on standard error, a bar in a terminal or a line a minute in a log, and Ctrl-C."""
+"""Progress on standard error, a bar in a terminal or a line a minute in a log; Ctrl-C, SIGTERM."""
 
 from __future__ import annotations
 
@@ -66,32 +66,32 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def interrupts_held_back() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C stop a block only where it allows it, so that no file is left half-written.
+def signals_held_back() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM stop a block only where it looks, so that nothing is half-written.
 
-    A second Ctrl-C stops it wherever it is.
+    The second one stops it wherever it is.
 
     Yields
     ------
     callable
-        Call it where the block may stop: it raises ``KeyboardInterrupt`` after a Ctrl-C.
+        Whether a signal came.
     """
-    received = False
+    received: list[int] = []
 
-    def remember(*_signal: object) -> None:
-        nonlocal received
-        received = True
-        signal.signal(signal.SIGINT, usual)
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
-    def stop_if_received() -> None:
-        if received:
-            raise KeyboardInterrupt
+    def remember(number: int, _frame: object) -> None:
+        received.append(number)
+        restore()
 
-    usual = signal.signal(signal.SIGINT, remember)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    usual = {number: signal.signal(number, remember) for number in numbers}
     try:
-        yield stop_if_received
+        yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGINT, usual)
+        restore()
 
 
 def _lines(title: str) -> Advance:

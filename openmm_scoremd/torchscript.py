@@ -6,6 +6,8 @@ What the module of an exported model offers:
   potential energy in kJ/mol in the same precision. ``M`` is any multiple of the number of beads,
   or the number of particles of a whole System where the buffer ``particle_indices`` (int64, empty
   by default) says which of them are beads.
+- ``energy_and_forces(positions) -> (energy, forces)``, optional: the same without autograd, forces
+  (M, 3) in kJ/mol/nm. Older files, and networks without a written-out gradient, lack it.
 - ``score(x, t)``: standardised coordinates (B, N, D) and diffusion times (B,) to the score
   (B, N, D).
 - ``metadata``: the JSON of :class:`~openmm_scoremd.artifact.ModelMetadata`, because the XML of a
@@ -32,6 +34,8 @@ from openmm_scoremd.errors import InvalidInputError, ModelFileError
 
 #: Name of the buffer that selects particles of a System.
 PARTICLE_BUFFER = "particle_indices"
+#: Name of the method that gives forces without autograd.
+EXPLICIT = "energy_and_forces"
 
 
 def script_module(module: nn.Module, *, methods: tuple[str, ...] = ()) -> ScriptModule:
@@ -168,9 +172,37 @@ def select_particles(module: ScriptModule, particles: Sequence[int]) -> None:
 
 
 def optimised(module: ScriptModule) -> ScriptModule:
-    """Return ``forward`` with weights and attributes folded in as constants, as TorchForce does."""
-    frozen: ScriptModule = torch.jit.freeze(module)
+    """Return the module with weights and attributes folded in as constants, as TorchForce does."""
+    kept = [EXPLICIT] if hasattr(module, EXPLICIT) else None
+    frozen: ScriptModule = torch.jit.freeze(module, preserved_attrs=kept)
     return frozen
+
+
+def returning_forces(module: ScriptModule) -> ScriptModule:
+    """Return a module whose ``forward`` gives energy and forces, for TorchForce.
+
+    Parameters
+    ----------
+    module : ScriptModule
+        A loaded model that :func:`has_explicit_forces`.
+    """
+    return script_module(_ReturningForces(module))
+
+
+def has_explicit_forces(module: ScriptModule) -> bool:
+    """Tell whether a loaded model computes its forces without autograd."""
+    return hasattr(module, EXPLICIT)
+
+
+class _ReturningForces(nn.Module):
+    def __init__(self, model: ScriptModule) -> None:
+        super().__init__()
+        self.model = model
+        self.metadata = model.metadata
+
+    # TorchScript reads annotations, which in this file are strings; it wants none for tensors.
+    def forward(self, positions):  # type: ignore[no-untyped-def]
+        return self.model.energy_and_forces(positions)
 
 
 def energy_and_forces(module: ScriptModule, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +222,9 @@ def energy_and_forces(module: ScriptModule, positions: Tensor) -> tuple[Tensor, 
     forces : Tensor, shape (M, 3), kJ/mol/nm
         Its negative gradient.
     """
+    if has_explicit_forces(module):
+        found, forces = module.energy_and_forces(positions.detach())
+        return found, forces
     # Callers may sit inside torch.no_grad, OpenMM's threads included.
     with torch.enable_grad():  # type: ignore[no-untyped-call]
         leaf = positions.detach().requires_grad_(True)

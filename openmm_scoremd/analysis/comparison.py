@@ -8,6 +8,7 @@ and metric are both taken at the largest sizes that fit, and their ratio is that
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -41,6 +42,7 @@ from openmm_scoremd.analysis.uncertainty import (
     split_blocks,
 )
 from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.geometry import distances
 from openmm_scoremd.topology import BeadTopology
 
 __all__ = [
@@ -127,7 +129,7 @@ def compare_with_reference(
 
     Measures, per phi/psi pair of the backbone, Jensen-Shannon divergence and PMF error on [−π, π]²
     and the population of φ > 0, and the Wasserstein-1 distance of bond lengths; what the topology
-    does not have is left out.
+    does not have is left out. If it has neither, distances of all pairs take their place.
 
     Parameters
     ----------
@@ -155,8 +157,7 @@ def compare_with_reference(
     Raises
     ------
     InvalidInputError
-        If there are no samples, frames are empty, not finite or of another number of beads, or the
-        topology has neither bonds nor a phi/psi pair.
+        If there are no samples, or frames are empty, not finite or of another number of beads.
     """
 
     def observe(positions: FloatArray) -> _Observables:
@@ -165,11 +166,6 @@ def compare_with_reference(
     options = resampling or Resampling()
     labels = phi_psi_labels(topology)
     measures = _molecular_measures(topology, labels, bins=bins)
-    if not measures:
-        raise InvalidInputError(
-            "the topology has neither bonds nor phi/psi pairs, so there is nothing to compare; "
-            "give it bonds, or use compare_coordinates()"
-        )
     basins = tuple(
         _Basin("positive_phi", f"P(φ > 0){suffix}", f"phi_psi {i}", POSITIVE_PHI)
         for i, suffix in enumerate(_suffixes(labels))
@@ -322,6 +318,9 @@ def _molecular_observables(positions: FloatArray, topology: BeadTopology) -> _Ob
         observables = {f"phi_psi {i}": pairs[..., i, :] for i in range(pairs.shape[-2])}
     if topology.bonds:
         observables["bonds"] = bond_lengths(positions, topology)
+    if not observables:
+        pairs = np.array(list(itertools.combinations(range(topology.n_beads), 2)))
+        observables["distances"] = np.asarray(distances(positions, pairs), dtype=np.float64)
     return observables
 
 
@@ -344,6 +343,10 @@ def _molecular_measures(
         measures.append(_Measure("pmf_error", f"PMF error φ/ψ{suffix}", "kT²", planes, error))
     if topology.bonds:
         measures.append(_Measure("bond_wasserstein", "bond W1", "nm", "bonds", wasserstein))
+    if not measures:
+        measures.append(
+            _Measure("distance_wasserstein", "distance W1", "nm", "distances", wasserstein)
+        )
     return tuple(measures)
 
 

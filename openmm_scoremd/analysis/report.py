@@ -1,7 +1,8 @@
-"""The pictures and numbers that say whether samples agree with a reference, in one folder."""
+"""The pictures, the page and the numbers of a comparison with a reference, in one folder."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openmm_scoremd._io import write_json
-from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd._io import write_json, write_text
+from openmm_scoremd.analysis._pictures import ErrorOverTime
+from openmm_scoremd.analysis.comparison import (
+    Resampling,
+    compare_coordinates,
+    compare_with_reference,
+)
 from openmm_scoremd.analysis.free_energy import (
     FreeEnergyProfile,
     dihedral_free_energy_1d,
     dihedral_free_energy_2d,
+    free_energy_2d,
 )
 from openmm_scoremd.analysis.observables import (
     bond_labels,
@@ -22,16 +29,27 @@ from openmm_scoremd.analysis.observables import (
     phi_psi,
     phi_psi_labels,
 )
+from openmm_scoremd.analysis.page import report_page
 from openmm_scoremd.analysis.plots import (
     plot_dihedral_profiles,
     plot_histograms,
     plot_ramachandran,
+    plot_surfaces,
 )
 from openmm_scoremd.analysis.results import Comparison
+from openmm_scoremd.analysis.summary import Summary
 from openmm_scoremd.topology import BeadTopology
 
 #: Bins per axis of the pictures: coarser than those of the metrics, to be seen.
 PICTURE_BINS = 45
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportHeader:
+    """Title of a report's page, and what it is about: files, hashes, versions."""
+
+    title: str
+    about: Mapping[str, str]
 
 
 def write_report(
@@ -42,27 +60,37 @@ def write_report(
     *,
     floor: NDArray[np.floating],
     resampling: Resampling,
+    summary: Summary,
+    header: ReportHeader,
+    fokker_planck: ErrorOverTime | None = None,
 ) -> Comparison:
-    """Compare samples with a reference and write pictures and numbers.
+    """Compare samples with a reference and write the page, pictures and numbers.
 
-    Files: ``ramachandran.png`` and ``dihedrals.png`` (free energies of the first phi/psi pair),
-    ``bonds.png`` (histograms) and ``metrics.json``. What the topology does not have is left out.
-    Nothing is written before all numbers are there.
+    Files: ``report.html`` with everything; ``metrics.json``; for slides, of molecules
+    ``ramachandran.png`` and ``dihedrals.png`` (free energies of the first phi/psi pair) and
+    ``bonds.png`` (histograms), of a point in a plane ``free_energy.png``. What the topology does
+    not have is left out. Nothing is written before all numbers are there.
 
     Parameters
     ----------
     folder : path-like
         Where to write.
-    reference : ndarray, shape (frames, N, 3), nm
+    reference : ndarray, shape (frames, N, 3) or (frames, 1, 2), nm
         Frames that no training has seen.
     samples : mapping of str to ndarray
-        Independent frames (frames, N, 3), or replicas (replicas, frames, N, 3).
+        Independent frames, or replicas with one axis more.
     topology : BeadTopology
-        The beads, with bonds or a phi/psi pair.
-    floor : ndarray, shape (frames, N, 3), nm
+        The beads.
+    floor : ndarray, shape of reference, nm
         Frames that noise floors are drawn from; training frames may be among them.
     resampling : Resampling
         How errors and floors are found.
+    summary : Summary
+        The same sets compared with each other.
+    header : ReportHeader
+        Title and origin.
+    fokker_planck : ErrorOverTime, optional
+        Fokker-Planck errors of the network.
 
     Returns
     -------
@@ -72,15 +100,17 @@ def write_report(
     Raises
     ------
     InvalidInputError
-        If frames are empty, not finite, or of another molecule, or the topology has neither bonds
-        nor a phi/psi pair.
+        If frames are empty, not finite, or of another molecule.
     """
     folder = Path(folder)
-    comparison = compare_with_reference(
-        reference, samples, topology, floor_positions=floor, resampling=resampling
+    comparison = _compare(reference, samples, topology=topology, floor=floor, resampling=resampling)
+    page = report_page(
+        summary, comparison, title=header.title, about=header.about, fokker_planck=fokker_planck
     )
     pooled = {"reference": floor, **samples}
-    if phi_psi_labels(topology):
+    if reference.shape[-1] == 2:
+        _draw_plane(pooled, folder)
+    elif phi_psi_labels(topology):
         angles = {name: _first_pair(frames, topology) for name, frames in pooled.items()}
         _draw_dihedrals(angles, folder)
     if topology.bonds:
@@ -90,8 +120,61 @@ def write_report(
             labels=bond_labels(topology),
             x_label="bond length / nm",
         )
-    write_json(folder / "metrics.json", comparison.to_dict())
+    write_text(folder / "report.html", page)
+    content = {**comparison.to_dict(), **summary.to_dict()}
+    if fokker_planck is not None:
+        content["fokker_planck"] = _curve_content(fokker_planck)
+    write_json(folder / "metrics.json", content)
     return comparison
+
+
+def _compare(
+    reference: NDArray[np.floating],
+    samples: Mapping[str, NDArray[np.floating]],
+    *,
+    topology: BeadTopology,
+    floor: NDArray[np.floating],
+    resampling: Resampling,
+) -> Comparison:
+    if reference.shape[-1] == 3:
+        return compare_with_reference(
+            reference, samples, topology, floor_positions=floor, resampling=resampling
+        )
+    return compare_coordinates(
+        reference[..., 0, :],
+        {name: frames[..., 0, :] for name, frames in samples.items()},
+        floor_reference=floor[..., 0, :],
+        limits=_limits(floor),
+        resampling=resampling,
+    )
+
+
+def _limits(frames: NDArray[np.floating]) -> tuple[tuple[float, float], ...]:
+    """Return the range of both coordinates, with a margin for what the reference never visited."""
+    points = frames[..., 0, :].reshape(-1, 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.1 * (high - low) + 1e-3
+    return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+
+
+def _curve_content(curve: ErrorOverTime) -> dict[str, list[float | None]]:
+    names = ("t", "mean_absolute", "mean_absolute_error", "centred", "centred_error")
+    return {
+        name: [float(v) if np.isfinite(v) else None for v in getattr(curve, name)] for name in names
+    }
+
+
+def _draw_plane(pooled: Mapping[str, NDArray[np.floating]], folder: Path) -> None:
+    limits = _limits(pooled["reference"])
+    plot_surfaces(
+        {
+            name: free_energy_2d(v[..., 0, :], bins=PICTURE_BINS, limits=limits)
+            for name, v in pooled.items()
+        },
+        folder / "free_energy.png",
+        x_label="x / nm",
+        y_label="y / nm",
+    )
 
 
 def _draw_dihedrals(angles: Mapping[str, NDArray[np.floating]], folder: Path) -> None:

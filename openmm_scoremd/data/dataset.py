@@ -290,7 +290,12 @@ def _read_arrays(path: Path) -> _Arrays:
     try:
         # Opened here, because NumPy leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            return {key: content[key] for key in content.files}
+            # NumPy returns the bytes of members that are no arrays.
+            arrays = {key: np.asarray(content[key]) for key in content.files}
+            for array in arrays.values():
+                if array.dtype.kind == "U":
+                    array.tolist()  # fails where bytes are no characters
+            return arrays
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist") from error
     except OSError as error:

@@ -42,6 +42,34 @@ def spreading_weights(positions: NDArray[np.floating], *, regions: int = N_REGIO
     InvalidInputError
         If there are no frames or ``regions`` is not positive.
     """
+    region = region_of_frames(positions, regions=regions)
+    weights: FloatArray = (region_weights(region) / np.bincount(region))[region]
+    weights /= weights.sum()
+    return weights
+
+
+def region_of_frames(
+    positions: NDArray[np.floating], *, regions: int = N_REGIONS
+) -> NDArray[np.int64]:
+    """Return the region that each frame lies in, as :func:`spreading_weights` draws them.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (frames, N, D), nm
+        Frames.
+    regions : int
+        Number of regions.
+
+    Returns
+    -------
+    ndarray, shape (frames,)
+        Numbers from 0, none left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no frames or ``regions`` is not positive.
+    """
     if regions < 1 or not len(positions):
         raise InvalidInputError(
             f"{len(positions)} frames and {regions} regions; there must be at least one of each"
@@ -54,10 +82,26 @@ def spreading_weights(positions: NDArray[np.floating], *, regions: int = N_REGIO
         closer = to_centre < distance
         nearest[closer], distance[closer] = region, to_centre[closer]
         centre = int(distance.argmax())
-    counts = np.bincount(nearest, minlength=regions).astype(np.float64)
-    smallest = _SMALLEST_REGION * len(features) / regions
-    weights: FloatArray = 1.0 / np.maximum(counts, smallest)[nearest]
-    weights /= weights.sum()
+    # Equal frames leave regions empty.
+    return np.unique(nearest, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def region_weights(region: NDArray[np.int64]) -> FloatArray:
+    """Return how often each region is to be drawn: equally, but for single outliers.
+
+    Parameters
+    ----------
+    region : ndarray, shape (frames,)
+        Of :func:`region_of_frames`.
+
+    Returns
+    -------
+    ndarray, shape (regions,)
+        Relative frequencies.
+    """
+    counts = np.bincount(region).astype(np.float64)
+    smallest = _SMALLEST_REGION * len(region) / len(counts)
+    weights: FloatArray = counts / np.maximum(counts, smallest)
     return weights
 
 

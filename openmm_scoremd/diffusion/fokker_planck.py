@@ -138,7 +138,7 @@ def remainder(
     return 0.5 * schedule.beta(t) * inner - time_derivative
 
 
-def centred_fokker_planck_loss(
+def scaled_residuals(
     schedule: VPSchedule,
     x: Tensor,
     t: Tensor,
@@ -149,22 +149,16 @@ def centred_fokker_planck_loss(
     probes: Tensor,
     probe_sigma: float,
     noise_floor: float,
-    group_size: int,
 ) -> Tensor:
-    r"""Return the variance of the residual over frames of one diffusion time, per coordinate.
+    r"""Return two estimates of the residual per factor e of the noise level.
 
-    With :math:`A(v) = \tfrac12\beta \langle v/\sigma, (s(x + v) - s(x))/\sigma \rangle` and
-    :math:`R(v) = \tau(t) (A(v) + \gamma(x))`, for every group of :math:`K` frames
+    With :math:`A(v) = \tfrac12\beta \langle v/\sigma, (s(x + v) - s(x))/\sigma \rangle`
 
-    .. math:: \frac{1}{d^2 (K - 1)} \sum_i \bigl(R_i(v_i) - \bar R\bigr)
-              \bigl(R_i(v'_i) - \bar R'\bigr), \qquad
+    .. math:: R(v) = \tau(t) (A(v) + \gamma(x)), \qquad
               \tau = \frac{\sigma(t)^2 + s_0^2}{\beta(t)}
 
-    an unbiased estimate. It differs from the product of two :func:`weak_residual` in this:
+    It differs from :func:`weak_residual` in this:
 
-    - A constant of the energy that changes with time is no error, because scores do not know it. In
-      the mean square it can be larger than all the rest: in a network whose energy is divided by
-      the noise level, by orders of magnitude.
     - :math:`\tau` makes it the residual per unit of :math:`\log(\sigma^2 + s_0^2)` instead of per
       unit of :math:`t`; the latter grows without bound as stiff degrees of freedom are resolved.
     - :math:`\gamma` and :math:`s(x)` are those that denoising score matching needs anyway, and the
@@ -178,7 +172,7 @@ def centred_fokker_planck_loss(
     x : Tensor, shape (M, N, D)
         Standardised coordinates.
     t : Tensor, shape (M,)
-        Diffusion times, repeating with period ``M / group_size``.
+        Diffusion times.
     score, time_derivative : Tensor, shapes (M, N, D) and (M,)
         Of the model at ``x``.
     probed_scores : Tensor, shape (2, M, N, D)
@@ -189,13 +183,11 @@ def centred_fokker_planck_loss(
         Standard deviation of the displacements.
     noise_floor : float
         :math:`s_0`, standardised units.
-    group_size : int
-        Frames that share a time.
 
     Returns
     -------
-    Tensor, shape (M / group_size,)
-        One estimate per time; single ones can be negative.
+    Tensor, shape (2, M)
+        One estimate per probe.
 
     Raises
     ------
@@ -206,11 +198,70 @@ def centred_fokker_planck_loss(
     difference = (probes * (probed_scores - score)).sum(dim=(2, 3)) / probe_sigma
     beta = schedule.beta(t)
     residuals = 0.5 * beta * difference + remainder(schedule, x, t, score, time_derivative)
-    residuals = residuals * (schedule.sigma(t).square() + noise_floor**2) / beta
+    return residuals * (schedule.sigma(t).square() + noise_floor**2) / beta
+
+
+def centred_fokker_planck_loss(residuals: Tensor, *, group_size: int) -> Tensor:
+    r"""Return the variance of the residual over frames of one diffusion time.
+
+    For every group of :math:`K` frames, with the two estimates :math:`R_i, R'_i` of each
+
+    .. math:: \frac{1}{K - 1} \sum_i (R_i - \bar R)(R'_i - \bar R')
+
+    an unbiased estimate. A constant of the energy that changes with time is no error, because
+    scores do not know it; in the mean square it can be larger than all the rest, in a network whose
+    energy is divided by the noise level by orders of magnitude.
+
+    Parameters
+    ----------
+    residuals : Tensor, shape (2, M)
+        Of :func:`scaled_residuals`, at times repeating with period ``M / group_size``.
+    group_size : int
+        Frames that share a time.
+
+    Returns
+    -------
+    Tensor, shape (M / group_size,)
+        One estimate per time; single ones can be negative.
+    """
     groups = residuals.view(2, group_size, -1)
     first, second = (groups - groups.mean(dim=1, keepdim=True)).unbind(0)
-    n_coordinates = x.shape[1] * x.shape[2]
-    return (first * second).sum(dim=0) / ((group_size - 1) * n_coordinates**2)
+    return (first * second).sum(dim=0) / (group_size - 1)
+
+
+def regional_fokker_planck_loss(residuals: Tensor, *, group_size: int, region_size: int) -> Tensor:
+    r"""Return the variance over regions of the mean residual of a region.
+
+    A residual that is the same all over a basin changes its population from one diffusion time to
+    the next, a residual that scatters within the basin only its shape. The first is small beside
+    the second and lost in :func:`centred_fokker_planck_loss`; this is the first alone, unbiased:
+    with :math:`C_r` the covariance of the two estimates of the :math:`m` frames of region :math:`r`
+
+    .. math:: \frac{1}{K/m - 1} \sum_r (\bar R_r - \bar R)(\bar R'_r - \bar R')
+              - \frac{1}{m} \langle C_r \rangle_r
+
+    Parameters
+    ----------
+    residuals : Tensor, shape (2, M)
+        Of :func:`scaled_residuals`, at times repeating with period ``M / group_size``. Of the
+        frames of one time, each ``region_size`` in a row are of one region.
+    group_size : int
+        Frames that share a time.
+    region_size : int
+        Frames of one region among these.
+
+    Returns
+    -------
+    Tensor, shape (M / group_size,)
+        One estimate per time; single ones can be negative.
+    """
+    n_regions = group_size // region_size
+    regions = residuals.view(2, n_regions, region_size, -1)
+    means = regions.mean(dim=2)
+    scatter = (regions - means.unsqueeze(2)).prod(dim=0).sum(dim=(0, 1))
+    between = (means - means.mean(dim=1, keepdim=True)).prod(dim=0).sum(dim=0)
+    within = scatter / (n_regions * (region_size - 1))
+    return between / (n_regions - 1) - within / region_size
 
 
 def _check_sigma(probe_sigma: float) -> None:

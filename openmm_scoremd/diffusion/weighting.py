@@ -72,6 +72,36 @@ class UniformTimes:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogNoiseTimes:
+    r"""Diffusion times with uniform :math:`\log(\sigma(t)^2 + s_0^2)`.
+
+    Attributes
+    ----------
+    schedule : VPSchedule
+        Noise schedule.
+    floor : float
+        Noise level :math:`s_0` below which nothing is to be resolved.
+    t_min, t_max : float
+        Range of the times.
+    """
+
+    schedule: VPSchedule
+    floor: float
+    t_min: float
+    t_max: float
+
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Return times for numbers uniform in [0, 1), shape as given."""
+        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
+        low, high = torch.log(self.schedule.sigma(ends) ** 2 + self.floor**2).tolist()
+        variance = torch.exp(low + (high - low) * uniform.double()) - self.floor**2
+        # Rounding must not leave the range: near t = 1 the variance is 1 to a few digits.
+        integral = -torch.log1p(-variance.clamp(0.0, 1.0 - 1e-12))
+        t = self.schedule.time_of_integrated_beta(integral).to(uniform.dtype)
+        return t.clamp(self.t_min, self.t_max)
+
+
+@dataclasses.dataclass(frozen=True)
 class BalancedTimes:
     r"""Half the diffusion times uniform, half with uniform :math:`\log(\sigma(t)^2 + s_0^2)`.
 
@@ -98,13 +128,5 @@ class BalancedTimes:
         """Return times for numbers uniform in [0, 1), shape as given."""
         # Each half of the numbers is stretched to [0, 1) again.
         spread = UniformTimes(self.t_min, self.t_max)(2.0 * uniform)
-        return torch.where(uniform < 0.5, spread, self._log_noise(2.0 * uniform - 1.0))
-
-    def _log_noise(self, uniform: Tensor) -> Tensor:
-        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
-        low, high = torch.log(self.schedule.sigma(ends) ** 2 + self.floor**2).tolist()
-        variance = torch.exp(low + (high - low) * uniform.double()) - self.floor**2
-        # Rounding must not leave the range: near t = 1 the variance is 1 to a few digits.
-        integral = -torch.log1p(-variance.clamp(0.0, 1.0 - 1e-12))
-        t = self.schedule.time_of_integrated_beta(integral).to(uniform.dtype)
-        return t.clamp(self.t_min, self.t_max)
+        levels = LogNoiseTimes(self.schedule, self.floor, self.t_min, self.t_max)
+        return torch.where(uniform < 0.5, spread, levels(2.0 * uniform - 1.0))

@@ -102,19 +102,7 @@ class ExportedModel(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Return the potential energy, kJ/mol, of positions (M, 3), nm."""
-        if self.particle_indices.numel() > 0:
-            positions = positions.index_select(0, self.particle_indices)
-        if positions.shape[0] % self.n_beads != 0:
-            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
-        frames = positions.reshape(-1, self.n_beads, 3)[:, :, : self.n_dims]
-        if self.centred:
-            # Before rounding to the network's precision: replicas may have diffused far away.
-            frames = frames - frames.mean(dim=1, keepdim=True)
-        energies = self.force_energy((frames * self.inverse_scale).to(self.dtype))
-        # Thousands of replicas are summed in double precision.
-        total = self.thermal_energy * energies.to(torch.float64).sum()
-        energy: Tensor = total.to(positions.dtype)
-        return energy
+        return self._total(self.force_energy(self._standardised(positions)), positions)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""
@@ -127,6 +115,48 @@ class ExportedModel(nn.Module):
             if rows.numel() > 0:
                 scores = scores.index_copy(0, rows, expert(rounded[rows], times[rows]))
         return scores.to(x.dtype)
+
+    def _standardised(self, positions: Tensor) -> Tensor:
+        """Coordinates of the beads as the network sees them, (R, N, D)."""
+        if self.particle_indices.numel() > 0:
+            positions = positions.index_select(0, self.particle_indices)
+        if positions.shape[0] % self.n_beads != 0:
+            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
+        frames = positions.reshape(-1, self.n_beads, 3)
+        if self.n_dims < 3:
+            frames = frames[:, :, : self.n_dims]
+        if self.centred:
+            # Before rounding to the network's precision: replicas may have diffused far away.
+            frames = frames - frames.mean(dim=1, keepdim=True)
+        return (frames * self.inverse_scale).to(self.dtype)
+
+    def _total(self, energies: Tensor, positions: Tensor) -> Tensor:
+        # Thousands of replicas are summed in double precision.
+        total = self.thermal_energy * energies.to(torch.float64).sum()
+        energy: Tensor = total.to(positions.dtype)
+        return energy
+
+
+class ExplicitModel(ExportedModel):
+    """An exported model of a molecule that also gives forces without autograd.
+
+    Parameters are those of :class:`ExportedModel`; ``force_energy`` must have
+    ``energy_and_gradient(x) -> (energies (B,), gradient (B, N, 3))``.
+    """
+
+    def energy_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return potential energy, kJ/mol, and forces (M, 3), kJ/mol/nm, of positions (M, 3)."""
+        with torch.no_grad():
+            x = self._standardised(positions)
+            energies, gradient = self.force_energy.energy_and_gradient(x)  # type: ignore[operator]
+            gradient = gradient.to(positions.dtype)
+            if self.centred:
+                gradient = gradient - gradient.mean(dim=1, keepdim=True)
+            forces = gradient.view(-1, 3) * (-self.thermal_energy * self.inverse_scale)
+            if self.particle_indices.numel() > 0:
+                everywhere = torch.zeros_like(positions)
+                forces = everywhere.index_copy(0, self.particle_indices, forces)
+            return self._total(energies, positions), forces
 
 
 class FixedTimeEnergy(nn.Module):

@@ -1,29 +1,40 @@
 """Networks of the public JAX code, from a flat ``.npz`` of their parameters.
 
 The file holds ``param/<flax path>`` for every parameter and ``t_range`` (t_min, t_max). Flax
-kernels are (in, out); ours are (out, in).
+kernels are (in, out); ours are (out, in). ``docs/import_jax.md`` shows how to write one.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.errors import ConfigurationError, ModelFileError
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.embedding import RELATIVE_TIME_THRESHOLD
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.factory import PUBLISHED_SCHEDULE, NetworkConfig, build_model
 
 _PREFIX = "param/"
 _TRUNK = "GraphTransformerLucid_0"
+_TIME_TOLERANCE = 1e-6  # of t_range, which may have been through float32
 
 #: The public code fixes this; the parameters alone do not tell heads from head width.
 PUBLISHED_HEAD_WIDTH = 64
 
 Parameters = Mapping[str, NDArray[np.floating]]
+
+
+class _Place(NamedTuple):
+    """Where an entry of our state comes from: arrays one below the other, and their shape."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    is_kernel: bool
 
 
 def load_jax_network(
@@ -51,18 +62,70 @@ def load_jax_network(
         If the file cannot be read or its parameters belong to no known network.
     """
     parameters, t_range = _read(path)
-    read = _load_graph_transformer if "node_decoder/kernel" in parameters else _load_mlp
+    infer = _infer_graph if "node_decoder/kernel" in parameters else _infer_mlp
     try:
-        config, n_beads, n_dims, state = read(parameters, t_range)
-        _check_all_read(parameters, state)
-        model = build_model(config, n_beads=n_beads, n_dims=n_dims).to(dtype)
-        model.load_state_dict({name: value.to(dtype) for name, value in state.items()})
+        config, n_beads, n_dims = infer(parameters, t_range)
+        model = build_model(config, n_beads=n_beads, n_dims=n_dims)
     # A file of something else fails in any of these ways: names, ranks, shapes, types, sizes.
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{os.fspath(path)}: the parameters are not those of a published network ({error})"
         ) from error
-    return model
+    _load(model, config, parameters, path)
+    return model.to(dtype)
+
+
+def load_jax_parameters(
+    path: str | os.PathLike[str],
+    config: NetworkConfig,
+    *,
+    n_beads: int,
+    n_dims: int,
+    schedule: VPSchedule = PUBLISHED_SCHEDULE,
+    dtype: torch.dtype = torch.float32,
+) -> ScoreModel:
+    """Load parameters of the public JAX code into the network that a configuration describes.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.npz`` with ``param/<flax path>`` arrays and ``t_range``.
+    config : NetworkConfig
+        The network, in its published form (without ``noise_floor``).
+    n_beads, n_dims : int
+        Beads, and dimensions of the coordinates of each.
+    schedule : VPSchedule
+        Noise schedule.
+    dtype : torch.dtype
+        Precision of the parameters.
+
+    Returns
+    -------
+    ScoreModel
+        The network.
+
+    Raises
+    ------
+    ConfigurationError
+        If the public code has no such network.
+    ModelFileError
+        If the file cannot be read, or arrays are missing, unknown or of another shape, or its time
+        range is another one.
+    """
+    if config.noise_floor is not None:
+        raise ConfigurationError(
+            f"network.noise_floor is {config.noise_floor}; networks of the public code are not "
+            "conditioned on the noise level: set it to null"
+        )
+    parameters, t_range = _read(path)
+    if not np.allclose(t_range, (config.t_min, config.t_max), rtol=0.0, atol=_TIME_TOLERANCE):
+        raise ModelFileError(
+            f"{os.fspath(path)} has t_range {list(t_range)}, the configuration "
+            f"[{config.t_min}, {config.t_max}]; set network.t_min and t_max to those of the network"
+        )
+    model = build_model(config, n_beads=n_beads, n_dims=n_dims, schedule=schedule)
+    _load(model, config, parameters, path)
+    return model.to(dtype)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Parameters, tuple[float, float]]:
@@ -88,37 +151,99 @@ def _read(path: str | os.PathLike[str]) -> tuple[Parameters, tuple[float, float]
     return parameters, (t_min, t_max)
 
 
-def _check_all_read(parameters: Parameters, state: Mapping[str, Tensor]) -> None:
-    given = sum(values.size for values in parameters.values())
-    read = sum(values.numel() for values in state.values())
-    if given != read:
-        raise ValueError(f"{read} of the {given} numbers in the file have a place in the network")
+def _load(
+    model: ScoreModel, config: NetworkConfig, parameters: Parameters, path: str | os.PathLike[str]
+) -> None:
+    modules = _mlp_modules(config) if config.kind == "mlp" else _graph_modules(config)
+    places = {name: _place(name, value, modules) for name, value in model.state_dict().items()}
+    _check_arrays(parameters, places.values(), path)
+    state = {}
+    for name, place in places.items():
+        arrays = [
+            parameters[array].T if place.is_kernel else parameters[array] for array in place.names
+        ]
+        state[name] = torch.from_numpy(np.concatenate(arrays).astype(np.float64))
+    # In double precision, so that loading changes no digit before the caller chooses.
+    model.to(torch.float64).load_state_dict(state)
+
+
+def _check_arrays(
+    parameters: Parameters, places: Iterable[_Place], path: str | os.PathLike[str]
+) -> None:
+    expected = {name: place.shape for place in places for name in place.names}
+    complaints = []
+    if missing := sorted(expected.keys() - parameters.keys()):
+        complaints.append(f"missing {_listed(missing)}")
+    if extra := sorted(parameters.keys() - expected.keys()):
+        complaints.append(f"{_listed(extra)} have no place in the network")
+    for name in sorted(expected.keys() & parameters.keys()):
+        if parameters[name].shape != expected[name]:
+            given = parameters[name].shape
+            complaints.append(f"{_PREFIX}{name} has shape {given}, not {expected[name]}")
+    if complaints:
+        raise ModelFileError(
+            f"{os.fspath(path)}: the parameters are not those of a published network, or not of "
+            f"the one described: {'; '.join(complaints[:5])}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"{_PREFIX}{name}" for name in names[:3]) + more
+
+
+def _place(name: str, value: Tensor, modules: Mapping[str, Sequence[str]]) -> _Place:
+    module, _, leaf = name.rpartition(".")
+    sources = modules[module]
+    if leaf == "weight":
+        is_table = sources[0].startswith("scalar_embedding_")
+        leaf = "embedding" if is_table else "scale" if "LayerNorm" in sources[0] else "kernel"
+    rows, *rest = value.shape
+    shape = (rows // len(sources), *rest)
+    is_kernel = leaf == "kernel"
+    names = tuple(f"{source}/{leaf}" for source in sources)
+    return _Place(names, shape[::-1] if is_kernel else shape, is_kernel)
+
+
+def _mlp_modules(config: NetworkConfig) -> dict[str, tuple[str, ...]]:
+    return {f"network.layers.{2 * i}": (f"Dense_{i}",) for i in range(len(config.widths) + 1)}
+
+
+def _graph_modules(config: NetworkConfig) -> dict[str, tuple[str, ...]]:
+    modules: dict[str, tuple[str, ...]] = {
+        "network.node": ("node_embedding",),
+        "network.edge": ("edge_embedding",),
+        "decoder": ("node_decoder",),
+    }
+    for i in range(len(config.vocabularies)):
+        modules[f"network.bead_embedding.tables.{i}"] = (f"scalar_embedding_{i}",)
+    for layer in range(config.layers):
+        ours, attention = f"network.layers.{layer}", f"{_TRUNK}/Attention_{layer}"
+        query_key_value = tuple(f"{attention}/Dense_{i}" for i in range(3))
+        modules[f"{ours}.attention.query_key_value"] = query_key_value
+        modules[f"{ours}.attention.edge"] = (f"{attention}/Dense_3",)
+        modules[f"{ours}.attention.output"] = (f"{attention}/Dense_4",)
+        for block, name in enumerate(("attention", "feed_forward")):
+            i = 2 * layer + block
+            modules[f"{ours}.{name}_norm"] = (f"{_TRUNK}/PreNorm_{i}/LayerNorm_0",)
+            modules[f"{ours}.{name}_gate.gate"] = (f"{_TRUNK}/GatedResidual_{i}/Dense_0",)
+            modules[f"{ours}.feed_forward.{2 * block}"] = (f"{_TRUNK}/Dense_{i}",)
+    return modules
+
+
+# --- Configurations from shapes --------------------------------------------------------------
 
 
 def _n_time_features(t_range: tuple[float, float]) -> int:
     return 7 if t_range[0] >= RELATIVE_TIME_THRESHOLD else 4
 
 
-def _dense(parameters: Parameters, path: str) -> dict[str, Tensor]:
-    tensors = {"weight": torch.tensor(parameters[f"{path}/kernel"].T)}
-    if f"{path}/bias" in parameters:
-        tensors["bias"] = torch.tensor(parameters[f"{path}/bias"])
-    return tensors
-
-
-def _add(state: dict[str, Tensor], prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    state.update({f"{prefix}.{name}": value for name, value in tensors.items()})
-
-
-def _load_mlp(
+def _infer_mlp(
     parameters: Parameters, t_range: tuple[float, float]
-) -> tuple[NetworkConfig, int | None, int, dict[str, Tensor]]:
+) -> tuple[NetworkConfig, int | None, int]:
     n_layers = sum(name.endswith("/kernel") for name in parameters)
     widths = tuple(parameters[f"Dense_{i}/kernel"].shape[1] for i in range(n_layers))
     n_dims = parameters["Dense_0/kernel"].shape[0] - _n_time_features(t_range)
-    state: dict[str, Tensor] = {}
-    for i in range(n_layers):
-        _add(state, f"network.layers.{2 * i}", _dense(parameters, f"Dense_{i}"))
     config = NetworkConfig(
         kind="mlp",
         output="conservative" if widths[-1] == 1 else "direct",
@@ -126,25 +251,15 @@ def _load_mlp(
         t_max=t_range[1],
         widths=widths[:-1],
     )
-    return config, 1, n_dims, state
+    return config, 1, n_dims
 
 
-def _load_graph_transformer(
+def _infer_graph(
     parameters: Parameters, t_range: tuple[float, float]
-) -> tuple[NetworkConfig, int | None, int, dict[str, Tensor]]:
-    state: dict[str, Tensor] = {}
-    _add(state, "network.node", _dense(parameters, "node_embedding"))
-    _add(state, "network.edge", _dense(parameters, "edge_embedding"))
-    _add(state, "decoder", _dense(parameters, "node_decoder"))
+) -> tuple[NetworkConfig, int | None, int]:
     vocabularies: list[int] = []
     while (table := f"scalar_embedding_{len(vocabularies)}/embedding") in parameters:
-        name = f"network.bead_embedding.tables.{len(vocabularies)}.weight"
-        state[name] = torch.tensor(parameters[table])
         vocabularies.append(parameters[table].shape[0])
-    n_layers = sum("/Attention_" in name and "/Dense_4/k" in name for name in parameters)
-    for layer in range(n_layers):
-        _add(state, f"network.layers.{layer}", _layer(parameters, layer))
-
     width, inner = parameters[f"{_TRUNK}/Attention_0/Dense_0/kernel"].shape
     n_outputs = parameters["node_decoder/kernel"].shape[1]
     n_inputs = parameters["node_embedding/kernel"].shape[0]
@@ -158,29 +273,10 @@ def _load_graph_transformer(
         t_min=t_range[0],
         t_max=t_range[1],
         width=width,
-        layers=n_layers,
+        layers=sum("/Attention_" in name and "/Dense_4/k" in name for name in parameters),
         heads=inner // PUBLISHED_HEAD_WIDTH,
         head_width=PUBLISHED_HEAD_WIDTH,
         vocabularies=tuple(vocabularies),
         feature_width=feature_width,
     )
-    return config, n_beads, 3, state
-
-
-def _layer(parameters: Parameters, layer: int) -> dict[str, Tensor]:
-    attention = f"{_TRUNK}/Attention_{layer}"
-    query, key, value = (_dense(parameters, f"{attention}/Dense_{i}") for i in range(3))
-    tensors: dict[str, Tensor] = {}
-    joined = {name: torch.cat([query[name], key[name], value[name]]) for name in query}
-    _add(tensors, "attention.query_key_value", joined)
-    _add(tensors, "attention.edge", _dense(parameters, f"{attention}/Dense_3"))
-    _add(tensors, "attention.output", _dense(parameters, f"{attention}/Dense_4"))
-    for block, name in enumerate(("attention", "feed_forward")):
-        i = 2 * layer + block
-        norm = f"{_TRUNK}/PreNorm_{i}/LayerNorm_0"
-        tensors[f"{name}_norm.weight"] = torch.tensor(parameters[f"{norm}/scale"])
-        tensors[f"{name}_norm.bias"] = torch.tensor(parameters[f"{norm}/bias"])
-        gate = _dense(parameters, f"{_TRUNK}/GatedResidual_{i}/Dense_0")
-        _add(tensors, f"{name}_gate.gate", gate)
-        _add(tensors, f"feed_forward.{2 * block}", _dense(parameters, f"{_TRUNK}/Dense_{i}"))
-    return tensors
+    return config, n_beads, 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +15,7 @@ import openmm
 import openmm.app as app
 import torch
 from numpy.typing import ArrayLike, NDArray
+from openmm import unit
 
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import Backend, ScoreModelFile, frames_in_nanometers
@@ -28,6 +31,12 @@ from openmm_scoremd.units import FloatOrQuantity, to_picoseconds
 logger = logging.getLogger(__name__)
 
 FloatArray: TypeAlias = NDArray[np.float64]
+
+#: Adds forces, restraints or biases to the System before its Context is made. It is called with the
+#: System and the particles of every replica.
+PrepareSystem: TypeAlias = Callable[[openmm.System, Sequence[range]], None]
+
+_WARM_UP_CALLS = 3
 
 
 class ReplicaSimulation:
@@ -52,13 +61,19 @@ class ReplicaSimulation:
         In ps.
     platform : str, optional
         OpenMM platform; see :func:`choose_platform` for the default.
-    backend : {"auto", "torchforce", "pythonforce"}
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
         Force class.
+    prepare_system : callable, optional
+        ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the
+        range of particles of replica ``r``. Forces that PLUMED or a metadynamics brings have to be
+        there before the Context is made, too. See :func:`~.replica_forces.replicated`.
 
     Attributes
     ----------
     simulation : openmm.app.Simulation
         The OpenMM simulation of all replicas.
+    added_forces_sha256 : str
+        Hash of the forces that ``prepare_system`` added; empty if there are none.
     model : ScoreModelFile
         As given.
     replicas : int
@@ -72,6 +87,14 @@ class ReplicaSimulation:
         If a number is out of range, or the platform is unknown or cannot be used.
     MissingDependencyError
         If TorchForce is asked for and cannot be used.
+
+    Notes
+    -----
+    Random numbers: Reference draws them for one particle after another from one generator of the
+    process, CPU from one generator per thread, GPUs for every particle. How many are drawn depends
+    on the number of particles and not on where they are, so that nothing that happens to one
+    replica changes another; two Reference simulations that advance in turns in one process share
+    the generator and do influence each other's noise.
     """
 
     def __init__(
@@ -85,6 +108,7 @@ class ReplicaSimulation:
         timestep: FloatOrQuantity = 0.002,
         platform: str | None = None,
         backend: Backend = "auto",
+        prepare_system: PrepareSystem | None = None,
     ) -> None:
         self.model = model
         self.replicas = replicas
@@ -93,6 +117,7 @@ class ReplicaSimulation:
         )
         self._random = _random_generator(seed)
         system = model.create_system(replicas=replicas, backend=backend)
+        self.added_forces_sha256 = _prepared(system, prepare_system, replicas, model.n_beads)
         integrator = _langevin_integrator(self.temperature, friction, timestep)
         integrator.setRandomNumberSeed(self._next_seed())
         topology = model.replica_topology(replicas)
@@ -108,6 +133,37 @@ class ReplicaSimulation:
         """Positions of all replicas, shape (R, N, 3), nm."""
         state = self.simulation.context.getState(positions=True)
         return replica_frames(state, self.model.n_beads)
+
+    @property
+    def velocities(self) -> FloatArray:
+        """Velocities of all replicas, shape (R, N, 3), nm/ps; half a step behind the positions."""
+        state = self.simulation.context.getState(velocities=True)
+        return _velocities(state).reshape(self.replicas, self.model.n_beads, 3)
+
+    def phase_space(self) -> tuple[FloatArray, FloatArray]:
+        """Return :attr:`positions` and :attr:`velocities` of the same moment."""
+        state = self.simulation.context.getState(positions=True, velocities=True)
+        positions = replica_frames(state, self.model.n_beads)
+        return positions, _velocities(state).reshape(positions.shape)
+
+    def set_phase_space(self, positions: FloatArray, velocities: FloatArray) -> None:
+        """Set positions (nm) and velocities (nm/ps), both of shape (R, N, 3).
+
+        What comes from :meth:`phase_space` goes back bit by bit where OpenMM computes in double
+        precision (Reference, CPU): the other replicas may be handed through.
+        """
+        context = self.simulation.context
+        context.setPositions(positions.reshape(-1, 3))
+        context.setVelocities(velocities.reshape(-1, 3))
+
+    def warm_up(self) -> None:
+        """Evaluate the forces a few times.
+
+        TorchScript watches its first calls and computes with other code, that may round otherwise,
+        from then on. After this a simulation is the same whether it was just made or went on.
+        """
+        for _ in range(_WARM_UP_CALLS):
+            self.simulation.context.getState(forces=True)
 
     def set_positions(self, frames: ArrayLike) -> None:
         """Set all positions and draw new velocities from the seed.
@@ -249,6 +305,35 @@ def _simulation(
             f"OpenMM cannot simulate on platform {platform.getName()}: {error}; "
             "choose another platform, or backend='pythonforce'"
         ) from error
+
+
+def _prepared(
+    system: openmm.System, prepare: PrepareSystem | None, replicas: int, n_beads: int
+) -> str:
+    """Let the caller add forces and return their hash."""
+    if prepare is None:
+        return ""
+    before = system.getNumForces()
+    prepare(system, [range(n_beads * r, n_beads * (r + 1)) for r in range(replicas)])
+    if system.getNumParticles() != replicas * n_beads:
+        raise InvalidInputError(
+            f"prepare_system left {system.getNumParticles()} particles; it may add forces, and "
+            f"there must stay {replicas} replicas of {n_beads} beads"
+        )
+    if system.usesPeriodicBoundaryConditions():
+        raise InvalidInputError(
+            "prepare_system added a force with periodic boundaries; the model knows none: use "
+            "NoCutoff or CutoffNonPeriodic"
+        )
+    digest = hashlib.sha256()
+    for force in system.getForces()[before:]:
+        digest.update(openmm.XmlSerializer.serialize(force).encode())
+    return digest.hexdigest()
+
+
+def _velocities(state: openmm.State) -> FloatArray:
+    per_ps = unit.nanometer / unit.picosecond
+    return np.asarray(state.getVelocities(asNumpy=True).value_in_unit(per_ps), dtype=np.float64)
 
 
 def _random_generator(seed: int) -> np.random.Generator:

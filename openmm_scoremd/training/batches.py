@@ -22,6 +22,51 @@ _SHUFFLE, _NOISE = 0, 1
 _BLOCK_STEPS, _BLOCK_COORDINATES = 64, 2**22
 
 
+class RegionDraws:
+    """Draw frames in sets of one region each, regions about equally often.
+
+    Parameters
+    ----------
+    region : Tensor, shape (frames,)
+        Region of every frame, numbers from 0, none left out.
+    weights : Tensor, shape (regions,)
+        Relative frequencies of the regions.
+    size : int
+        Frames of a set.
+    """
+
+    def __init__(self, region: Tensor, *, weights: Tensor, size: int) -> None:
+        self.size = size
+        self.weights = weights
+        self.order = torch.argsort(region, stable=True)
+        self.counts = torch.bincount(region)
+        self.first = self.counts.cumsum(0) - self.counts
+
+    def draw(self, n_frames: int, n_shared_times: int, generator: torch.Generator) -> Tensor:
+        """Return indices of frames; every ``size`` that share a time are of one region.
+
+        Parameters
+        ----------
+        n_frames : int
+            Number of frames.
+        n_shared_times : int
+            Frames ``i`` and ``i + n_shared_times`` share a time.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Tensor, shape (n_frames,)
+            Indices.
+        """
+        n_sets = n_frames // self.size
+        region = torch.multinomial(self.weights, n_sets, replacement=True, generator=generator)
+        region = region.view(-1, 1, n_shared_times).expand(-1, self.size, -1).reshape(-1)
+        uniform = torch.rand(n_frames, generator=generator, device=self.weights.device)
+        within = (uniform * self.counts[region]).long()
+        return self.order[self.first[region] + torch.minimum(within, self.counts[region] - 1)]
+
+
 class BatchStream:
     """Shuffled, augmented, noised batches of frames; any step can be asked for.
 
@@ -41,10 +86,13 @@ class BatchStream:
         First frames of every batch that get probes for the Fokker-Planck residual.
     n_shared_times : int or None
         The probed frames have this many times, repeating; None for a time of their own each.
-
     probed_weights : Tensor, shape (frames,), or None
         Relative probabilities with which the probed frames are drawn, with replacement; None for
         those of the shuffled data.
+    probed_regions : RegionDraws or None
+        Draws the probed frames instead.
+    probed_times : callable or None
+        Diffusion times of the probed frames; None for those of all frames.
 
     Raises
     ------
@@ -63,6 +111,8 @@ class BatchStream:
         n_probed: int = 0,
         n_shared_times: int | None = None,
         probed_weights: Tensor | None = None,
+        probed_regions: RegionDraws | None = None,
+        probed_times: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if len(frames) < batch_size:
             raise ConfigurationError(
@@ -82,6 +132,8 @@ class BatchStream:
         self.n_probed = n_probed
         self.n_shared_times = n_shared_times
         self.probed_weights = probed_weights
+        self.probed_regions = probed_regions
+        self.probed_times = probed_times
         coordinates = batch_size * frames[0].numel()
         self._block_steps = max(1, min(_BLOCK_STEPS, _BLOCK_COORDINATES // coordinates))
         self._block = -1
@@ -105,14 +157,7 @@ class BatchStream:
         """Return the batches of as many steps as are drawn at once."""
         n_steps, generator = self._block_steps, self._generator(_NOISE, block)
         chosen = self._chosen(block * n_steps)
-        if self.probed_weights is not None:
-            probed = torch.multinomial(
-                self.probed_weights,
-                n_steps * self.n_probed,
-                replacement=True,
-                generator=generator,
-            )
-            chosen[:, : self.n_probed] = probed.view(n_steps, self.n_probed)
+        self._choose_probed(chosen, generator)
         x0 = self.frames[chosen.flatten()]
         dtype, device = x0.dtype, x0.device
         if self.augmentation == "rotation":
@@ -124,12 +169,33 @@ class BatchStream:
             index = torch.arange(self.batch_size, device=device)
             shared = torch.where(index < self.n_probed, index % self.n_shared_times, index)
             uniform = uniform[:, shared]
-        arrays = [x0, self.times(uniform), noise]
+        t = self.times(uniform)
+        if self.probed_times is not None:
+            t[:, : self.n_probed] = self.probed_times(uniform[:, : self.n_probed])
+        arrays = [x0, t, noise]
         if self.n_probed:
             shape = (n_steps, 2, self.n_probed, *x0.shape[2:])
             arrays.append(torch.randn(shape, generator=generator, dtype=dtype, device=device))
         parts = zip(*(array.unbind(0) for array in arrays), strict=True)
         return [Batch(*of_step) for of_step in parts]
+
+    def _choose_probed(self, chosen: Tensor, generator: torch.Generator) -> None:
+        """Overwrite the frames (steps, batch) to probe, where these are not the batch's own."""
+        n_steps = len(chosen)
+        if self.probed_regions is not None:
+            n_shared_times = self.n_shared_times or self.n_probed
+            for of_step in chosen:
+                of_step[: self.n_probed] = self.probed_regions.draw(
+                    self.n_probed, n_shared_times, generator
+                )
+        elif self.probed_weights is not None:
+            probed = torch.multinomial(
+                self.probed_weights,
+                n_steps * self.n_probed,
+                replacement=True,
+                generator=generator,
+            )
+            chosen[:, : self.n_probed] = probed.view(n_steps, self.n_probed)
 
     def _chosen(self, first_step: int) -> Tensor:
         """Return the frames (steps, batch) of a block of steps, each once an epoch."""

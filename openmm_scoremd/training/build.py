@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
-from openmm_scoremd.data.spreading import spreading_weights
-from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
+from openmm_scoremd.data.spreading import (
+    region_of_frames,
+    region_weights,
+    spreading_weights,
+)
+from openmm_scoremd.diffusion.weighting import (
+    BalancedTimes,
+    LogNoiseTimes,
+    TimeWeighting,
+    UniformTimes,
+)
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.factory import build_model, require_energy_model
-from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.batches import BatchStream, RegionDraws
 from openmm_scoremd.training.config import TrainingConfig
 from openmm_scoremd.training.objective import (
     CentredFokkerPlanckObjective,
@@ -23,6 +34,9 @@ from openmm_scoremd.training.objective import (
 )
 from openmm_scoremd.training.sections import HardwareConfig
 from openmm_scoremd.weights import load_weights
+
+#: Few enough that a region is a good part of a basin.
+N_LARGE_REGIONS = 32
 
 
 def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
@@ -34,13 +48,22 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
     ------
     ModelFileError
         If the file cannot be read, or holds a network of another shape, molecule or schedule.
+    ConfigurationError
+        If the network does not fit into the memory.
     """
-    model = build_model(
-        config.network,
-        n_beads=dataset.n_beads,
-        n_dims=dataset.n_dims,
-        schedule=config.schedule,
-    )
+    try:
+        model = build_model(
+            config.network,
+            n_beads=dataset.n_beads,
+            n_dims=dataset.n_dims,
+            schedule=config.schedule,
+        )
+    # Torch's words for sizes beyond the memory, or beyond its integers.
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ConfigurationError(
+            f"a network of this size cannot be made ({str(error).splitlines()[0][:200]}); "
+            "lower the sizes in network"
+        ) from error
     if config.start_from is None:
         return model
     other = load_weights(config.start_from)
@@ -84,7 +107,9 @@ def training_objective(config: TrainingConfig, model: ScoreModel) -> nn.Module:
         probe_sigma=regulariser.probe_sigma,
         group_size=regulariser.group_size,
         noise_floor=_noise_floor(config),
-        frames=regulariser.frames,
+        of_data=regulariser.frames == "data",
+        region_alpha=regulariser.region_alpha,
+        region_size=regulariser.region_size,
     )
 
 
@@ -100,10 +125,12 @@ def batch_stream(
     regulariser = config.fokker_planck
     probed = regulariser.n_frames(config.batch_size)
     centred = regulariser.estimator == "centred"
-    weights = None
+    weights, regions, positions = None, None, dataset.positions[training]
     if probed and regulariser.frames == "spread":
-        spread = spreading_weights(dataset.positions[training])
+        spread = spreading_weights(positions)
         weights = torch.from_numpy(spread).to(device=device, dtype=torch.float32)
+    if probed and regulariser.frames == "regions":
+        regions = _region_draws(positions, size=regulariser.region_size, device=device)
     return BatchStream(
         frames.to(device=device, dtype=dtype),
         batch_size=config.batch_size,
@@ -113,7 +140,22 @@ def batch_stream(
         n_probed=probed,
         n_shared_times=probed // regulariser.group_size if centred else None,
         probed_weights=weights,
+        probed_regions=regions,
+        probed_times=_log_noise_times(config) if regulariser.times == "log-noise" else None,
     )
+
+
+def _region_draws(
+    positions: NDArray[np.floating], *, size: int, device: torch.device
+) -> RegionDraws:
+    region = region_of_frames(positions, regions=N_LARGE_REGIONS)
+    weights = torch.from_numpy(region_weights(region)).to(dtype=torch.float32, device=device)
+    return RegionDraws(torch.from_numpy(region).to(device), weights=weights, size=size)
+
+
+def _log_noise_times(config: TrainingConfig) -> LogNoiseTimes:
+    loss = config.loss
+    return LogNoiseTimes(config.schedule, _noise_floor(config), loss.t_min, loss.t_max)
 
 
 def diffusion_times(config: TrainingConfig) -> Callable[[Tensor], Tensor]:

@@ -33,6 +33,7 @@ __all__ = [
     "changed_keys",
     "config_record",
     "expert_config",
+    "serving_experts",
 ]
 
 
@@ -45,7 +46,8 @@ class ExpertConfig:
     name : str
         Folder of its training run.
     t_min, t_max : float
-        Diffusion times it serves. ``loss`` may cover more: another expert can start from it.
+        Diffusion times it serves; the same twice for none, a stage that another expert starts from.
+        ``loss`` may cover more.
     network, loss, fokker_planck : NetworkConfig, LossConfig, FokkerPlanckConfig
         As in :class:`TrainingConfig`.
     optimizer : OptimizerConfig or None
@@ -74,10 +76,10 @@ class ExpertConfig:
             "letters, digits, dots, dashes: it names a folder",
         )
         require(
-            self.loss.t_min <= self.t_min < self.t_max <= self.loss.t_max,
+            self.loss.t_min <= self.t_min <= self.t_max <= self.loss.t_max,
             f"the interval of expert {self.name}",
             (self.t_min, self.t_max),
-            "increasing, and inside what it is trained on, loss.t_min to loss.t_max: "
+            "increasing (or empty), and inside what it is trained on, loss.t_min to loss.t_max: "
             f"({self.loss.t_min}, {self.loss.t_max})",
         )
 
@@ -202,18 +204,26 @@ def _check_fokker_planck(config: TrainingConfig) -> None:
         f"such that fraction x batch_size, rounded, is a multiple of {unit} ({meaning}), not "
         f"{n_frames}",
     )
-    if regulariser.frames == "spread":
+    if regulariser.times == "log-noise":
+        require(
+            regulariser.estimator == "centred",
+            "fokker_planck.times",
+            "'log-noise'",
+            "'loss' unless fokker_planck.estimator is 'centred'",
+        )
+    if regulariser.frames != "data":
         require(
             regulariser.estimator == "centred",
             "fokker_planck.frames",
-            "'spread'",
+            repr(regulariser.frames),
             "'data' unless fokker_planck.estimator is 'centred'",
         )
         require(
             n_frames < config.batch_size,
             "fokker_planck.fraction",
             regulariser.fraction,
-            "below 1 with frames: spread, so that some are left for denoising score matching",
+            f"below 1 with frames: {regulariser.frames}, so that some are left for denoising score "
+            "matching",
         )
 
 
@@ -226,7 +236,8 @@ def _check_experts(config: TrainingConfig) -> None:
             "given beside experts",
             "given for each expert instead",
         )
-    intervals = sorted((expert.t_min, expert.t_max) for expert in config.experts)
+    intervals = sorted((expert.t_min, expert.t_max) for expert in serving_experts(config))
+    require(len(intervals) > 0, "experts", intervals, "such that one of them serves some times")
     try:
         check_partition(intervals)
     except ConfigurationError as error:
@@ -243,6 +254,11 @@ def _check_experts(config: TrainingConfig) -> None:
         )
         earlier.append(expert.name)
         expert_config(config, expert)
+
+
+def serving_experts(config: TrainingConfig) -> tuple[ExpertConfig, ...]:
+    """Return the experts that serve any diffusion time."""
+    return tuple(expert for expert in config.experts if expert.t_min < expert.t_max)
 
 
 def expert_config(config: TrainingConfig, expert: ExpertConfig) -> TrainingConfig:

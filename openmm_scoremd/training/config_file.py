@@ -117,11 +117,14 @@ def _check_sections(values: jsonargparse.Namespace, config: type, *, prefix: str
         if name not in values:  # items of a list hold only what the file gives
             continue
         value = values[name]
+        if value is None and type(None) not in get_args(hint):
+            # The parser takes null for anything.
+            raise ConfigurationError(f"{prefix}{name} is None; it must be {_in_words(hint)}")
         if dataclasses.is_dataclass(hint) and not isinstance(value, jsonargparse.Namespace):
             raise ConfigurationError(f"{prefix}{name} is {value}; it must hold entries of its own")
+        if (section := _section(hint)) and isinstance(value, jsonargparse.Namespace):
+            _check_sections(value, section, prefix=f"{prefix}{name}.")
         if listed := _listed_section(hint):
-            if value is None:
-                raise ConfigurationError(f"{prefix}{name} is None; it must be {_in_words(hint)}")
             for entry in value:
                 _check_sections(entry, listed, prefix=f"{prefix}{name}.")
 

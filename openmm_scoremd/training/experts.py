@@ -17,6 +17,7 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
     config_record,
     expert_config,
+    serving_experts,
 )
 from openmm_scoremd.training.trainer import CHECKPOINT, WEIGHTS, Progress, Trainer
 from openmm_scoremd.weights import (
@@ -105,15 +106,17 @@ def train_mixture(
     CheckpointError
         If the folder holds a run of another configuration.
     """
-    weights = [
-        train_expert(config, expert.name, folder, progress_of=progress_of)
+    weights = {
+        expert.name: train_expert(config, expert.name, folder, progress_of=progress_of)
         for expert in config.experts
-    ]
+    }
+    serving = serving_experts(config)
     path = combine_experts(
-        weights,
-        [(expert.t_min, expert.t_max) for expert in config.experts],
+        [weights[expert.name] for expert in serving],
+        [(expert.t_min, expert.t_max) for expert in serving],
         Path(folder) / WEIGHTS,
         title=config.title,
+        stages=[path for name, path in weights.items() if name not in {e.name for e in serving}],
     )
     write_run_record(
         Path(folder),
@@ -131,6 +134,7 @@ def combine_experts(
     path: str | os.PathLike[str],
     *,
     title: str,
+    stages: Sequence[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write networks trained one by one as one mixture.
 
@@ -144,6 +148,8 @@ def combine_experts(
         The mixture's weights file.
     title : str
         What the model is, for people.
+    stages : sequence of path-like
+        Weights that experts started from and that serve no times: their training counts, too.
 
     Returns
     -------
@@ -180,7 +186,10 @@ def combine_experts(
         ),
         training={
             "config": lowest.training.get("config", {}),
-            "results": _total([d.training.get("results", {}) for d in descriptions]),
+            "results": _total(
+                [d.training.get("results", {}) for d in descriptions]
+                + [load_weights(file).description.training.get("results", {}) for file in stages]
+            ),
             "versions": lowest.training.get("versions", {}),
             "experts": [
                 {"sha256": sha256_of_file(weights[i]), **trained[i].description.training}

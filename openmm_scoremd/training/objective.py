@@ -6,13 +6,18 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from openmm_scoremd.diffusion.fokker_planck import centred_fokker_planck_loss, weak_residual
+from openmm_scoremd.diffusion.fokker_planck import (
+    centred_fokker_planck_loss,
+    regional_fokker_planck_loss,
+    scaled_residuals,
+    weak_residual,
+)
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
@@ -155,10 +160,14 @@ class CentredFokkerPlanckObjective(nn.Module):
         Of the frames that have probes, ``i`` and ``j`` share a diffusion time if ``i - j`` is a
         multiple of their number divided by this.
     noise_floor : float
-        See :func:`centred_fokker_planck_loss`.
-    frames : {"data", "spread"}
-        Where the frames with probes come from; with ``spread``, which is not the distribution of
-        the data, they have no part in denoising score matching.
+        See :func:`scaled_residuals`.
+    of_data : bool
+        Whether the frames with probes are distributed as the data; otherwise they have no part in
+        denoising score matching.
+    region_alpha : float
+        Weight of :func:`regional_fokker_planck_loss`, 0 for none.
+    region_size : int
+        See there.
     """
 
     def __init__(
@@ -171,7 +180,9 @@ class CentredFokkerPlanckObjective(nn.Module):
         probe_sigma: float,
         group_size: int,
         noise_floor: float,
-        frames: Literal["data", "spread"],
+        of_data: bool,
+        region_alpha: float = 0.0,
+        region_size: int = 1,
     ) -> None:
         super().__init__()
         self.model = model
@@ -179,9 +190,11 @@ class CentredFokkerPlanckObjective(nn.Module):
         self.weighting = weighting
         self.alpha = alpha
         self.probe_sigma = probe_sigma
-        self.frames = frames
+        self.of_data = of_data
         self.group_size = group_size
         self.noise_floor = noise_floor
+        self.region_alpha = region_alpha
+        self.region_size = region_size
 
     def forward(self, x0: Tensor, t: Tensor, noise: Tensor, probes: Tensor) -> Tensor:
         """Return the scalar loss of the arrays of a :class:`Batch`."""
@@ -193,9 +206,9 @@ class CentredFokkerPlanckObjective(nn.Module):
         )
         weight = self.weighting(t)
         residual = noise + self.schedule.sigma(t)[:, None, None] * score[:batch]
-        first = 0 if self.frames == "data" else n
+        first = 0 if self.of_data else n
         denoising = (weight * residual.square().mean(dim=(1, 2)))[first:]
-        regulariser = centred_fokker_planck_loss(
+        residuals = scaled_residuals(
             self.schedule,
             x[:n],
             t[:n],
@@ -205,10 +218,20 @@ class CentredFokkerPlanckObjective(nn.Module):
             probes=probes,
             probe_sigma=self.probe_sigma,
             noise_floor=self.noise_floor,
-            group_size=self.group_size,
         )
+        # Per coordinate, like denoising score matching.
+        regulariser = self._regulariser(residuals) / x0[0].numel() ** 2
         of_groups = weight[: len(regulariser)]
-        return denoising.mean() + self.alpha * (of_groups * regulariser).mean()
+        return denoising.mean() + (of_groups * regulariser).mean()
+
+    def _regulariser(self, residuals: Tensor) -> Tensor:
+        losses = self.alpha * centred_fokker_planck_loss(residuals, group_size=self.group_size)
+        if self.region_alpha == 0.0:
+            return losses
+        regional = regional_fokker_planck_loss(
+            residuals, group_size=self.group_size, region_size=self.region_size
+        )
+        return losses + self.region_alpha * regional
 
 
 class CompiledObjective(nn.Module):

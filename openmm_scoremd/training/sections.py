@@ -115,10 +115,19 @@ class FokkerPlanckConfig:
         Frames that share a diffusion time, over which ``centred`` takes its mean.
     probe_sigma : float
         Standard deviation of the displacements, standardised units; published: 1e-4.
-    frames : {"data", "spread"}
+    frames : {"data", "spread", "regions"}
         Frames it is estimated on: those of the data, or drawn evenly over the regions that the data
-        covers, so that a state of low population counts as much as any other. The equation holds
-        everywhere, so both are right; denoising score matching never sees the latter.
+        covers, so that a state of low population counts as much as any other; with ``regions``, a
+        few from the same region each. The equation holds everywhere, so all are right; denoising
+        score matching never sees the others.
+    region_alpha : float
+        Weight of the residual that is common to the frames of a region, which is what shifts
+        populations; 0 for none. Needs ``frames: regions``.
+    region_size : int
+        Frames of one region, of those that share a diffusion time.
+    times : {"loss", "log-noise"}
+        Diffusion times it is estimated at: as for denoising score matching, or uniform in the
+        logarithm of the network's noise level.
     """
 
     alpha: float = 0.0
@@ -126,7 +135,10 @@ class FokkerPlanckConfig:
     fraction: float = 1.0
     group_size: int = 8
     probe_sigma: float = 1e-4
-    frames: Literal["data", "spread"] = "data"
+    frames: Literal["data", "spread", "regions"] = "data"
+    region_alpha: float = 0.0
+    region_size: int = 6
+    times: Literal["loss", "log-noise"] = "loss"
 
     def __post_init__(self) -> None:
         require(0.0 <= self.alpha < math.inf, "fokker_planck.alpha", self.alpha, "at least 0")
@@ -150,10 +162,41 @@ class FokkerPlanckConfig:
             "between 0 and 1",
         )
         require(
-            self.frames in ("data", "spread"),
+            self.frames in ("data", "spread", "regions"),
             "fokker_planck.frames",
             self.frames,
-            "'data' or 'spread'",
+            "'data', 'spread' or 'regions'",
+        )
+        require(
+            self.times in ("loss", "log-noise"),
+            "fokker_planck.times",
+            self.times,
+            "'loss' or 'log-noise'",
+        )
+        self._check_regions()
+
+    def _check_regions(self) -> None:
+        require(
+            0.0 <= self.region_alpha < math.inf,
+            "fokker_planck.region_alpha",
+            self.region_alpha,
+            "at least 0",
+        )
+        if self.frames != "regions":
+            require(
+                self.region_alpha == 0.0,
+                "fokker_planck.region_alpha",
+                self.region_alpha,
+                "0 unless fokker_planck.frames is 'regions'",
+            )
+            return
+        require(
+            self.region_size >= 2
+            and self.group_size >= 2 * self.region_size
+            and self.group_size % self.region_size == 0,
+            "fokker_planck.region_size",
+            self.region_size,
+            f"at least 2, and fit at least twice into group_size, which is {self.group_size}",
         )
 
     def n_frames(self, batch_size: int) -> int:

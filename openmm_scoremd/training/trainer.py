@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from openmm_scoremd._io import package_versions, sha256_of_file, write_run_record
-from openmm_scoremd.data.dataset import CGDataset, load_dataset
+from openmm_scoremd._io import sha256_of_file, write_run_record
+from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import CheckpointError, NumericalError
-from openmm_scoremd.geometry import distances
 from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.training.average import exponential_average
 from openmm_scoremd.training.build import (
@@ -34,19 +33,17 @@ from openmm_scoremd.training.checkpoint import (
     save_checkpoint,
 )
 from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
+from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.log import LogRow, TrainingLog
 from openmm_scoremd.training.objective import CompiledObjective, choose_objective
 from openmm_scoremd.training.steps import CompiledSteps
-from openmm_scoremd.weights import ModelDescription, TrainedModel, save_weights
+from openmm_scoremd.weights import TrainedModel, save_weights
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 LOG = "log.csv"
-
-#: Frames that travel with the weights, to test exported models with.
-N_EXAMPLE_FRAMES = 4
 
 #: Called after every logged row with the row and the number of steps in all.
 Progress = Callable[[LogRow, int], None]
@@ -278,7 +275,10 @@ class Trainer:
         if log is not None:
             results = self._summary(log)
             model = cast(ScoreModel, self.average.module).cpu().eval()
-            save_weights(TrainedModel(model, self._description(results)), path)
+            description = describe_model(
+                self.config, self.dataset, dataset_sha256=self.dataset_sha256, results=results
+            )
+            save_weights(TrainedModel(model, description), path)
             write_run_record(
                 self.folder,
                 arguments=config_record(self.config),
@@ -309,26 +309,6 @@ class Trainer:
             "device": str(self.fabric.device),
         }
 
-    def _description(self, results: dict[str, Any]) -> ModelDescription:
-        return ModelDescription(
-            title=self.config.title,
-            network=self.config.network,
-            schedule=self.config.schedule,
-            topology=self.dataset.topology,
-            n_dims=self.dataset.n_dims,
-            temperature=self.dataset.temperature,
-            scale=self.scale,
-            t_min=self.config.loss.t_min,
-            dataset_sha256=self.dataset_sha256,
-            example_positions=self.dataset.positions[:N_EXAMPLE_FRAMES].tolist(),
-            bond_ranges=_bond_ranges(self.dataset),
-            training={
-                "config": config_record(self.config),
-                "results": results,
-                "versions": package_versions(),
-            },
-        )
-
     def _check_same_run(self, state: TrainingState) -> None:
         if state.dataset_sha256 != self.dataset_sha256:
             raise CheckpointError(
@@ -340,11 +320,3 @@ class Trainer:
                 f"{self.folder / CHECKPOINT} was made with another configuration; "
                 f"different: {', '.join(changed)}. Use the same, or start in another folder"
             )
-
-
-def _bond_ranges(dataset: CGDataset) -> list[tuple[float, float]]:
-    if not dataset.topology.bonds:
-        return []
-    lengths = distances(dataset.positions, dataset.topology.bonds)
-    shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
-    return [(float(low), float(high)) for low, high in zip(shortest, longest, strict=True)]

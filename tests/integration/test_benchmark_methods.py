@@ -1,6 +1,8 @@
 """The benchmarks of the methods run end to end, and the results page is what they recorded."""
 
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +27,7 @@ def run(script, *options, env, **arguments):
 
 
 @pytest.fixture
-def smoke(monkeypatch):
-    import os
-
+def smoke():
     return {**os.environ, "SMOKE_TEST": "1"}
 
 
@@ -46,9 +46,7 @@ def test_mueller_brown(tmp_path, smoke):
 
 def test_results_page_is_what_was_recorded(tmp_path):
     page = ROOT / "docs/results.md"
-    script = (ROOT / "benchmarks/write_results.py").read_text()
-    scope = {"__file__": str(ROOT / "benchmarks/write_results.py"), "__name__": "write_results"}
-    exec(compile(script, "write_results.py", "exec"), scope)
-    scope["PAGE"] = tmp_path / "results.md"
-    scope["main"]()
-    assert scope["PAGE"].read_text() == page.read_text()
+    made = tmp_path / "results.md"
+    write_page = runpy.run_path(str(ROOT / "benchmarks/write_results.py"))["write_page"]
+    write_page(made)
+    assert made.read_text() == page.read_text()

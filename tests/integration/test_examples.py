@@ -130,3 +130,14 @@ class TestMuellerBrown:
         before = weights.stat().st_mtime_ns
         run("mueller_brown.py", folder, "--output", "out")
         assert weights.stat().st_mtime_ns == before
+
+
+def test_metadynamics(tmp_path):
+    if not SHIPPED.exists():
+        pytest.skip(f"{SHIPPED.relative_to(ROOT)} is not there")
+    printed = run("metadynamics.py", tmp_path, "--output", "out")
+    assert "unbiased replica: visited" in printed
+    phi, free_energy = np.loadtxt(tmp_path / "out" / "free_energy.csv", delimiter=",").T
+    assert (phi[0], phi[-1]) == (-180.0, 180.0)
+    # Two hills of 1 kJ/mol or less, scaled by biasFactor / (biasFactor - 1).
+    assert 0.5 < np.ptp(free_energy) <= 2.4

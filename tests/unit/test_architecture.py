@@ -229,8 +229,11 @@ torch_jit = owned(["torchscript"], prefixes=["torch.jit"])
 force_classes = owned(
     ["force"], words=["openmmtorch", "TorchForce", "PythonForce", "PythonTorchForce"]
 )
-matplotlib = owned(["analysis.plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"])
-print_calls = owned(["cli", "cli_commands"], prefixes=["print"])
+matplotlib = owned(
+    ["analysis.plots", "analysis.report_plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"]
+)
+print_calls = owned(["cli", "cli_commands", "cli_ecosystem"], prefixes=["print"])
+dask = owned(["campaign.cluster"], prefixes=["dask", "distributed"])
 unsafe_modules = owned(
     [],
     prefixes=["torch.load", "torch.save", "torch.serialization"],
@@ -381,8 +384,9 @@ def test_every_folder_is_a_package(sources):
 FILE_RULES = {
     torch_jit: "torch.jit only in torchscript",
     force_classes: "TorchForce and PythonForce only in force",
-    matplotlib: "matplotlib only in analysis.plots",
-    print_calls: "print only in cli and cli_commands (logging elsewhere)",
+    matplotlib: "matplotlib only in analysis.plots and analysis.report_plots",
+    print_calls: "print only in cli, cli_commands and cli_ecosystem (logging elsewhere)",
+    dask: "dask only in campaign.cluster",
     unpickling: "pickle, in any form, nowhere",
     hidden_imports: "imports by computed names only in __init__ files",
     assertions: "no assert statements",
@@ -565,6 +569,8 @@ CASES = [
     (force_classes, "'TorchForce'", "importlib.import_module('openmmtorch')"),
     (matplotlib, "import math", "def f():\n    import matplotlib.pyplot as plt"),
     (matplotlib, "from openmm_scoremd.analysis import plots", "from matplotlib import cm"),
+    (dask, "import dashing", "import dask.config"),
+    (dask, "'distributed'", "importlib.import_module('distributed')"),
     (print_calls, "console.print(1)", "print(1)"),
     (print_calls, "'print'", "callback = print"),
     (unpickling, "import json", "import pickle"),
@@ -614,6 +620,7 @@ def test_every_rule_is_shown_to_fail():
         (torch_jit, "torchscript", "import torch.jit"),
         (force_classes, "force", "import openmmtorch"),
         (matplotlib, "analysis.plots", "import matplotlib"),
+        (matplotlib, "analysis.report_plots", "import matplotlib"),
         (print_calls, "cli", "print(1)"),
         (hidden_imports, "", "importlib.import_module(name)"),
     ],

@@ -81,6 +81,7 @@ def workshop(tmp_path_factory):
         "export": ("run/weights.safetensors", "tiny.pt"),
         "info": ("tiny.pt",),
         "sample": ("tiny.pt", "iid", "--frames", 6, "--steps", 8, "--seed", 3),
+        "plan": ("tiny.pt", "--replicas", 2, "--platform", "Reference", "--output", "plan.json"),
         "simulate": ("tiny.pt", "md", "--replicas", 3, "--steps", 25, "--interval", 10),
         "evaluate": ("tiny.pt", "beads.npz", "report", "--frames", 40, "--simulation", "md"),
         "fokker-planck": (
@@ -215,11 +216,20 @@ class TestSteps:
         stored = mdtraj.load(here / "md" / "topology.pdb").xyz[0]
         np.testing.assert_allclose(stored, start[0], atol=1e-4)
 
+    def test_simulation_by_time_is_made_longer(self, workshop, here):
+        command = ("simulate", workshop[0] / "tiny.pt", "md", "--replicas", 2, "--interval", 5)
+        assert "2 replicas of 0.04 ps, 4 frames" in scoremd(*command, "--time", "40fs").out
+        done = scoremd("simulate", workshop[0] / "tiny.pt", "md", "--resume", "--time", "0.06ps")
+        assert "2 replicas of 0.06 ps, 6 frames each, 2 frames written now" in done.out
+        assert json.loads((here / "md/run.json").read_text())["results"]["replica_steps"] == 60
+        assert scoremd(*command, "--resume").code == 0
+        assert load_replicas("md", n_beads=5).shape == (2, 6, 5, 3)
+
     def test_evaluate(self, workshop):
         folder, said = workshop
         names = {path.name for path in (folder / "report").iterdir()}
         pictures = {"ramachandran.png", "dihedrals.png", "bonds.png"}
-        assert names == pictures | {"metrics.json", "run.json"}
+        assert names == pictures | {"metrics.json", "report.html", "run.json"}
         # One in five of 200 frames was held back from training.
         assert "iid: 40 frames, against 40 of reference" in said["evaluate"].out
         assert "simulation: 6 frames" in said["evaluate"].out
@@ -388,6 +398,13 @@ REFUSED = {
         ["simulate", "tiny.pt", "x", "--steps", "50", "--interval", "100"],
         "interval is 100 and steps 50",
     ),
+    "no time": (["simulate", "tiny.pt", "x", "--time", "10 parsecs"], "'10 parsecs' is no time"),
+    "time and steps": (
+        ["simulate", "tiny.pt", "x", "--time", "1ps", "--steps", "9"],
+        "give --time or --steps, not both",
+    ),
+    "resume of something else": (["simulate", "tiny.pt", "run", "--resume"], "holds no run"),
+    "negative margin": (["simulate", "tiny.pt", "x", "--margin", "-1"], "margin is -1.0"),
     "negative timestep": (["simulate", "tiny.pt", "x", "--timestep", "-1"], "timestep is -1.0 ps"),
     "no friction": (["simulate", "tiny.pt", "x", "--friction", "0"], "friction is 0.0"),
     "unknown platform": (
@@ -528,8 +545,8 @@ class TestStopped:
 
         return install
 
-    def simulate(self, workshop):
-        options = ("--replicas", 2, "--steps", 100, "--interval", 5)
+    def simulate(self, workshop, *more):
+        options = ("--replicas", 2, "--steps", 100, "--interval", 5, *more)
         return scoremd("simulate", workshop[0] / "tiny.pt", "md", *options)
 
     @pytest.mark.usefixtures("here")
@@ -537,10 +554,18 @@ class TestStopped:
         stopping(lambda: signal.raise_signal(signal.SIGINT))
         done = self.simulate(workshop)
         assert done.code == 130
-        assert "error: interrupted; the frames written so far are whole" in done.err
-        assert load_replicas("md", n_beads=5).shape[:2] == (2, 12)
+        assert "error: interrupted; the same command with --resume goes on" in done.err
+        found = load_replicas("md", n_beads=5)
+        assert 10 <= found.shape[1] < 20
         # Its absence says that the run did not reach its end.
         assert not Path("md/run.json").exists()
+        done = self.simulate(workshop, "--resume", "--interval", 7)
+        assert (done.code, "interval is 7 and was 5" in done.err) == (2, True)
+        assert self.simulate(workshop, "--resume").code == 0
+        assert Path("md/run.json").exists()
+        resumed = load_replicas("md", n_beads=5)
+        np.testing.assert_array_equal(resumed[:, : found.shape[1]], found)
+        assert resumed.shape[1] == 20
 
     @pytest.mark.usefixtures("here")
     def test_failure_of_openmm(self, workshop, stopping):
@@ -550,11 +575,13 @@ class TestStopped:
         stopping(fail)
         done = self.simulate(workshop)
         assert done.code == 2
-        assert "OpenMM stopped after step 50: out of memory" in done.err
+        assert "OpenMM stopped after step 52: out of memory" in done.err
         assert load_replicas("md", n_beads=5).shape[:2] == (2, 10)
 
-    @pytest.mark.parametrize("backend", ["torchforce", "pythonforce"])
-    def test_ctrl_c(self, workshop, here, backend):
+    @pytest.mark.parametrize(
+        ("backend", "number"), [("torchforce", signal.SIGINT), ("pythonforce", signal.SIGTERM)]
+    )
+    def test_ctrl_c(self, workshop, here, backend, number):
         if backend == "torchforce":
             pytest.importorskip("openmmtorch")
         folder, _ = workshop
@@ -567,11 +594,12 @@ class TestStopped:
             text=True,
         )
         deadline = time.monotonic() + 120.0
-        while not Path("md/replica_0001.dcd").exists():
+        state = Path("md/state.csv")
+        while not state.exists() or state.read_text().count("\n") < 2:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60.0)
         assert process.returncode == 130
         assert out == ""
@@ -606,10 +634,11 @@ class TestHelp:
             main(["simulate", "--help"])
         text = " ".join(capsys.readouterr().out.split())
         for expected in (
-            "--replicas N number of replicas (default: 100)",
-            "--seed N seed of all random numbers (default: 0)",
-            "--backend {auto,torchforce,pythonforce} OpenMM force class (default: auto)",
-            "--timestep X in ps (default: 0.002)",
+            "--replicas N number of replicas; 100 if not given",
+            "--seed N seed of all random numbers; 0 if not given",
+            "--backend {auto,torchforce,pythonforce} OpenMM force class; auto if not given",
+            "--device {cpu,cuda} where independent frames are drawn (default: cpu)",
+            "--timestep X in ps; 0.002 if not given",
         ):
             assert expected in text
 

@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from openmm_scoremd._io import sha256_of_file
 from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd.cli import main
 from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames
 from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
-from openmm_scoremd.evaluation import evaluate, held_back_frames
+from openmm_scoremd.evaluation import evaluate, held_back_frames, read_frames, read_run
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.trajectories import save_frames
 
 FAST = Resampling(n_resamples=4, n_repeats=2, seed=5)
 SPLIT = {"config": {"seed": 3, "data": {"held_back_fraction": 0.25}}}
@@ -93,7 +96,7 @@ class TestOtherMolecules:
     def test_model_in_a_plane(self, make_dataset, make_toy):
         path, _ = make_dataset()
         model = ScoreModelFile(make_toy("plane.pt", n_dims=2).path)
-        with pytest.raises(InvalidInputError, match=r"plane\.pt is a 2-D model"):
+        with pytest.raises(DatasetError, match=r"plane\.pt has 4 in 2"):
             held_back_frames(model, path)
 
     def test_missing_dataset(self, toy, tmp_path):
@@ -112,9 +115,10 @@ class TestEvaluate:
         path, frames = make_dataset()
         model = trained_on(path, SPLIT)
         iid, replicas = chain(30, 4, seed=7), chain(24, 4, seed=8).reshape(12, 2, 4, 3)
-        comparison = evaluate(
+        found = evaluate(
             model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
         )
+        comparison = found.comparison
         unseen = frames[split_frames(40, held_back_fraction=0.25, seed=3)[1]]
         assert comparison == compare_with_reference(
             unseen,
@@ -124,7 +128,7 @@ class TestEvaluate:
             resampling=FAST,
         )
         names = {file.name for file in (tmp_path / "out").iterdir()}
-        assert names == {"bonds.png", "metrics.json", "run.json"}
+        assert names == {"bonds.png", "metrics.json", "report.html", "run.json"}
         record = json.loads((tmp_path / "out" / "run.json").read_text())
         assert record["arguments"]["reference_frames"] == 10
         assert record["seeds"] == {"frames": 9, "resampling": 5}
@@ -134,7 +138,7 @@ class TestEvaluate:
 
     def test_without_a_simulation(self, make_dataset, toy, chain, tmp_path):
         path, _ = make_dataset()
-        comparison = evaluate(
+        found = evaluate(
             ScoreModelFile(toy.path),
             path,
             tmp_path / "out",
@@ -143,7 +147,7 @@ class TestEvaluate:
             seed=0,
             resampling=FAST,
         )
-        assert [result.name for result in comparison.sets] == ["iid"]
+        assert [result.name for result in found.comparison.sets] == ["iid"]
 
     def test_bad_frames_leave_nothing(self, make_dataset, toy, tmp_path):
         path, _ = make_dataset()
@@ -158,3 +162,96 @@ class TestEvaluate:
                 resampling=FAST,
             )
         assert not (tmp_path / "out").exists()
+
+
+def write_sidecar(run, *, breaks, frozen=None):
+    record = {
+        "replicas": 3,
+        "files": [f"replica_{i:04d}.dcd" for i in range(3)],
+        "frames": 10,
+        "interval": 50,
+        "jump_interval": 0,
+        "frozen": frozen or {},
+        "breaks": [{"replica": replica, "frame": frame} for replica, frame in breaks],
+    }
+    (run / "trajectories.json").write_text(json.dumps(record))
+
+
+class TestRuns:
+    @pytest.fixture
+    def run(self, chain, tmp_path):
+        """A folder as the engine leaves it: three replicas, of 10 to 12 frames."""
+        for i, name in enumerate(("replica_0000", "replica_0001", "replica_0002")):
+            save_frames(chain(10 + i, 4, seed=i), tmp_path / "run" / f"{name}.dcd")
+        return tmp_path / "run"
+
+    def test_restarts_and_time(self, run):
+        write_sidecar(run, breaks=[(1, 4), (2, 7), (1, 11)])
+        record = {"arguments": {"timestep": 0.002, "interval": 50}, "results": {}}
+        (run / "run.json").write_text(json.dumps(record))
+        found = read_run(run, n_beads=4)
+        assert found.positions.shape == (3, 10, 4, 3)
+        assert found.frame_interval == pytest.approx(0.1)
+        assert found.segments == ((0, 0, 10), (1, 0, 4), (1, 4, 10), (2, 0, 7), (2, 7, 10))
+
+    def test_time_of_denoising_trajectories(self, run):
+        record = {"arguments": {"interval": 50}, "results": {"frame_interval_ps": 0.3}}
+        (run / "run.json").write_text(json.dumps(record))
+        assert read_run(run, n_beads=4).frame_interval == 0.3
+
+    @pytest.mark.parametrize("content", [None, "[]", "{", '{"arguments": {}, "results": {}}'])
+    def test_time_that_nobody_knows(self, run, content, caplog):
+        if content is not None:
+            (run / "run.json").write_text(content)
+        assert read_run(run, n_beads=4).frame_interval is None
+        assert "time between frames is unknown" in caplog.text
+
+    def test_frozen_replicas_are_left_out(self, run):
+        write_sidecar(run, breaks=[(2, 3)], frozen={"1": 5})
+        found = read_run(run, n_beads=4)
+        assert found.positions.shape == (2, 10, 4, 3)
+        assert found.segments == ((0, 0, 10), (1, 0, 3), (1, 3, 10))
+
+    @pytest.mark.parametrize("content", ["{", "[3]", '{"replicas": 3, "frozen": {}}'])
+    def test_damaged_record(self, run, content):
+        (run / "trajectories.json").write_text(content)
+        with pytest.raises(DatasetError, match="is damaged"):
+            read_run(run, n_beads=4)
+
+    def test_one_file(self, run):
+        assert read_run(run / "replica_0001.dcd", n_beads=4).positions.shape == (1, 11, 4, 3)
+        assert read_frames(run / "replica_0001.dcd", n_beads=4).shape == (11, 4, 3)
+
+
+class TestExitCodes:
+    @pytest.fixture
+    def folder(self, make_dataset, toy, chain, tmp_path, monkeypatch):
+        make_dataset()
+        save_frames(chain(60, 4, seed=3), tmp_path / "good.dcd")
+        save_frames(1.2 * chain(60, 4, seed=3), tmp_path / "bad.dcd")
+        save_frames(chain(60, 4, seed=3), tmp_path / "runs/a.dcd")
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (["--iid", "good.dcd"], 0),
+            (["--iid", "good.dcd", "--require-consistent"], 0),
+            (["--iid", "bad.dcd"], 0),
+            (["--iid", "bad.dcd", "--require-consistent"], 3),
+            (["--frames", "0", "--simulation", "runs"], 0),
+            (["--frames", "0"], 2),
+            (["--iid", "good.dcd", "--level", "2"], 2),
+            (["--iid", "none.dcd"], 2),
+        ],
+    )
+    def test_code(self, folder, capsys, arguments, code):
+        assert main(["evaluate", "toy.pt", "reference.npz", "out", *arguments]) == code
+        said = capsys.readouterr()
+        if code == 3:
+            assert "not consistent: iid and reference" in said.err
+        if code != 2:
+            assert "pictures and numbers: out" in said.out
+            assert Path("out/report.html").stat().st_size > 10_000
+            content = json.loads(Path("out/metrics.json").read_text())
+            assert content["verdict"]["consistent"] == ("bad.dcd" not in arguments)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from openmm_scoremd import progress
-from openmm_scoremd.progress import interrupts_held_back, progress_bar
+from openmm_scoremd.progress import progress_bar, signals_held_back
 
 
 def screen_after(text):
@@ -155,37 +155,28 @@ class TestLogFile:
         assert len(log()) == 1
 
 
-class TestInterrupts:
-    def test_ctrl_c_is_held_back_until_the_block_may_stop(self):
-        done = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+class TestSignals:
+    def test_they_are_held_back_until_the_block_looks(self, number):
+        with signals_held_back() as received:
+            assert not received()
+            signal.raise_signal(number)
+            assert received()
 
-        def work():
-            with interrupts_held_back() as stop_if_received:
-                stop_if_received()
-                signal.raise_signal(signal.SIGINT)
-                done.append("went on")
-                stop_if_received()
-                done.append("too far")
+    def test_a_second_one_is_not(self, number):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            signals_held_back(),
+        ):
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("went on")
 
-        with pytest.raises(KeyboardInterrupt):
-            work()
-        assert done == ["went on"]
-
-    def test_a_second_one_is_not(self):
-        def work():
-            with interrupts_held_back():
-                signal.raise_signal(signal.SIGINT)
-                signal.raise_signal(signal.SIGINT)
-                raise AssertionError("went on")
-
-        with pytest.raises(KeyboardInterrupt):
-            work()
-
-    def test_ctrl_c_is_as_before_afterwards(self):
-        before = signal.getsignal(signal.SIGINT)
-        with interrupts_held_back():
-            assert signal.getsignal(signal.SIGINT) != before
-        assert signal.getsignal(signal.SIGINT) == before
+    def test_all_is_as_before_afterwards(self, number):
+        before = signal.getsignal(number)
+        with signals_held_back():
+            assert signal.getsignal(number) != before
+        assert signal.getsignal(number) == before
 
 
 def test_standard_output_stays_empty(capsys):

@@ -180,13 +180,9 @@ class TestMolecules:
         result = compare_with_reference(frames["reference"], samples, nameless, resampling=FAST)
         assert [m.key for m in result.sets[0].metrics] == ["bond_wasserstein"]
         assert result.sets[0].populations == ()
-        with pytest.raises(InvalidInputError, match="neither bonds nor phi/psi"):
-            compare_with_reference(
-                frames["reference"],
-                samples,
-                dataclasses.replace(nameless, bonds=()),
-                resampling=FAST,
-            )
+        neither = dataclasses.replace(nameless, bonds=())
+        result = compare_with_reference(frames["reference"], samples, neither, resampling=FAST)
+        assert [m.key for m in result.sets[0].metrics] == ["distance_wasserstein"]
 
     def test_bad_input_names_the_set(self, frames):
         broken = frames["simulation"].copy()

@@ -11,8 +11,11 @@ from matplotlib.image import imread
 from openmm_scoremd.analysis import report
 from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
 from openmm_scoremd.analysis.observables import bond_lengths, phi_psi
-from openmm_scoremd.analysis.report import write_report
+from openmm_scoremd.analysis.report import ReportHeader, write_report
+from openmm_scoremd.analysis.samples import SampleSet
+from openmm_scoremd.analysis.summary import summarise
 from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.errors import InvalidInputError
 
 DATASET = Path(__file__).parents[3] / "examples" / "data" / "alanine_dipeptide.npz"
@@ -30,11 +33,14 @@ def make_report(dataset, tmp_path):
     """Return a function that writes a report into ``tmp_path / "report"``."""
 
     def make(topology=dataset.topology, **changes):
-        x = dataset.positions
-        samples = {"iid": x[300:500], "simulation": x[500:700].reshape(4, 50, 5, 3)}
+        x = changes.pop("x", dataset.positions)
+        samples = {"iid": x[300:500], "simulation": x[500:700].reshape(4, 50, *x.shape[1:])}
         options = {"floor": x, "resampling": FAST, **changes}
         reference = options.pop("reference", x[:300])
         samples = options.pop("samples", samples)
+        sets = {name: SampleSet(frames) for name, frames in samples.items()}
+        options["summary"] = summarise({"reference": SampleSet(x[:300]), **sets}, topology)
+        options["header"] = ReportHeader("alanine", {"seed": "0"})
         return write_report(tmp_path / "report", reference, samples, topology, **options)
 
     return make
@@ -59,7 +65,7 @@ def files(tmp_path):
 
 def test_files_and_numbers(make_report, dataset, tmp_path):
     comparison = make_report()
-    assert files(tmp_path) == PICTURES | {"metrics.json"}
+    assert files(tmp_path) == PICTURES | {"metrics.json", "report.html"}
     for name in PICTURES:
         height, width = imread(tmp_path / "report" / name).shape[:2]
         assert width > height > 200
@@ -73,7 +79,9 @@ def test_files_and_numbers(make_report, dataset, tmp_path):
     )
     assert comparison == expected
     stored = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert stored == json.loads(json.dumps(expected.to_dict()))
+    # Programs read these keys.
+    assert stored.items() >= json.loads(json.dumps(expected.to_dict())).items()
+    assert stored.keys() >= {"verdict", "sample_sets", "pairs", "basins", "timescales"}
 
 
 def test_pictures_show_the_floor_as_reference_and_all_frames_of_all_replicas(
@@ -101,20 +109,35 @@ def test_pictures_show_the_floor_as_reference_and_all_frames_of_all_replicas(
 
 def test_beads_without_a_backbone(make_report, dataset, tmp_path):
     comparison = make_report(dataclasses.replace(dataset.topology, names=tuple("ABCDE")))
-    assert files(tmp_path) == {"bonds.png", "metrics.json"}
+    assert files(tmp_path) == {"bonds.png", "metrics.json", "report.html"}
     assert [m.key for m in comparison.sets[0].metrics] == ["bond_wasserstein"]
 
 
 def test_beads_without_bonds(make_report, dataset, tmp_path):
     make_report(dataclasses.replace(dataset.topology, bonds=()))
-    assert files(tmp_path) == {"ramachandran.png", "dihedrals.png", "metrics.json"}
+    assert files(tmp_path) == {
+        "ramachandran.png",
+        "dihedrals.png",
+        "metrics.json",
+        "report.html",
+    }
 
 
 def test_beads_with_neither(make_report, dataset, tmp_path):
     nameless = dataclasses.replace(dataset.topology, names=tuple("ABCDE"), bonds=())
-    with pytest.raises(InvalidInputError, match="neither bonds nor phi/psi"):
-        make_report(nameless)
-    assert not (tmp_path / "report").exists()
+    comparison = make_report(nameless)
+    assert files(tmp_path) == {"metrics.json", "report.html"}
+    assert [m.key for m in comparison.sets[0].metrics] == ["distance_wasserstein"]
+
+
+def test_point_in_a_plane(make_report, tmp_path):
+    dataset = sample_mueller_brown(900, seed=0)
+    x = dataset.positions
+    comparison = make_report(
+        dataset.topology, reference=x[:300], floor=x, samples={"iid": x[300:600]}, x=x
+    )
+    assert files(tmp_path) == {"free_energy.png", "metrics.json", "report.html"}
+    assert [m.key for m in comparison.sets[0].metrics] == ["js_divergence", "pmf_error"]
 
 
 @pytest.mark.parametrize("broken", ["samples", "reference", "floor"])

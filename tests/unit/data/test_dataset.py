@@ -1,6 +1,7 @@
 """Datasets: what is written comes back, and nothing damaged is ever taken for data."""
 
 import dataclasses
+import zipfile
 
 import numpy as np
 import pytest
@@ -222,3 +223,18 @@ def test_datasets_in_memory_are_checked_too(dataset):
         dataclasses.replace(dataset, positions=dataset.positions.astype(np.float64))
     with pytest.raises(DatasetError, match="temperature"):
         dataclasses.replace(dataset, temperature=0.0)
+
+
+def test_text_that_is_none_is_refused(arrays, tmp_path):
+    names = np.frombuffer(b"\xff\xff\xff\x7f" * 2, dtype="<U1")
+    with pytest.raises(DatasetError, match="is damaged"):
+        load_changed(arrays, tmp_path, bead_names=names)
+
+
+def test_members_that_are_no_arrays_are_refused(arrays, tmp_path):
+    path = tmp_path / "bytes.npz"
+    np.savez(path, **{key: value for key, value in arrays.items() if key != "masses"})
+    with zipfile.ZipFile(path, "a") as archive:  # NumPy returns what is no .npy as bytes
+        archive.writestr("masses", b"1.0 2.0")
+    with pytest.raises(DatasetError, match="masses has type"):
+        load_dataset(path)

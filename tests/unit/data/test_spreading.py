@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from openmm_scoremd.data.spreading import shape_features, spreading_weights
+from openmm_scoremd.data.spreading import (
+    region_of_frames,
+    region_weights,
+    shape_features,
+    spreading_weights,
+)
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.geometry import dihedrals
 
@@ -27,6 +32,18 @@ def test_a_single_outlier_is_no_state():
     weights = spreading_weights(positions, regions=100)
     # A tenth of an average region of 100 frames holds 10; of 100 regions one has a tenth of 1 %.
     assert weights[-1] < 0.002
+
+
+def test_regions_do_not_mix_states():
+    region = region_of_frames(two_states(200, 1_800), regions=10)
+    assert set(region) == set(range(10))
+    assert not set(region[:200]) & set(region[200:])
+
+
+def test_small_regions_are_drawn_less_often():
+    # The average region has 55 frames, and a tenth of that counts in full.
+    region = np.array([0] * 108 + [1] * 2)
+    np.testing.assert_allclose(region_weights(region), [1.0, 2.0 / 5.5])
 
 
 def test_few_frames():

@@ -11,7 +11,9 @@ from torch.func import grad, vmap
 from openmm_scoremd.diffusion.fokker_planck import (
     centred_fokker_planck_loss,
     exact_residual,
+    regional_fokker_planck_loss,
     remainder,
+    scaled_residuals,
     weak_residual,
 )
 from openmm_scoremd.diffusion.schedule import VPSchedule
@@ -237,13 +239,12 @@ def test_impossible_probes(sigma):
 FLOOR = 0.02
 
 
-def centred_loss(
-    derivatives_fn, x, t, probes, *, group_size=4, sigma=1e-3, floor=FLOOR, schedule=SCHEDULE
-):
+def residual_pairs(derivatives_fn, x, t, probes, *, sigma=1e-3, floor=FLOOR, schedule=SCHEDULE):
+    """Two estimates of the residual per coordinate."""
     score, time_derivative = derivatives_fn(x, t)
     moved = (x + sigma * probes).flatten(0, 1)
     probed, _ = derivatives_fn(moved, t.repeat(2))
-    return centred_fokker_planck_loss(
+    pairs = scaled_residuals(
         schedule,
         x,
         t,
@@ -253,8 +254,13 @@ def centred_loss(
         probes=probes,
         probe_sigma=sigma,
         noise_floor=floor,
-        group_size=group_size,
     )
+    return pairs / 6
+
+
+def centred_loss(derivatives_fn, x, t, probes, *, group_size=4, sigma=1e-3):
+    pairs = residual_pairs(derivatives_fn, x, t, probes, sigma=sigma)
+    return centred_fokker_planck_loss(pairs, group_size=group_size)
 
 
 def weighted_residual(derivatives_fn, x, t):
@@ -324,6 +330,42 @@ def test_one_estimate_per_time_in_their_order():
     for i in range(3):
         alone = centred_loss(derivatives_fn, x[i::3], t[i::3], probes[:, i::3])
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-9, atol=1e-12)
+
+
+def test_regional_loss_is_the_variance_of_the_means_of_regions():
+    # Residuals with known parts: one of the region, one of the frame, one of the probe.
+    generator = torch.Generator().manual_seed(4)
+    n_regions, size, repeats = 3, 5, 40_000
+    of_regions = torch.tensor([0.7, -0.2, 0.1], dtype=torch.float64)
+
+    def normal_numbers(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    frames = of_regions[:, None, None] + 0.8 * normal_numbers(n_regions, size, repeats)
+    pairs = frames + 1.5 * normal_numbers(2, n_regions, size, repeats)
+    losses = regional_fokker_planck_loss(
+        pairs.flatten(1), group_size=n_regions * size, region_size=size
+    )
+    assert losses.shape == (repeats,)
+    assert_mean(losses, of_regions.var())
+    assert float(losses.mean()) > 20.0 * float(losses.std()) / repeats**0.5
+
+
+def test_regional_loss_by_hand():
+    pairs = torch.tensor([[1.0, 3.0, 5.0, 9.0], [2.0, 2.0, 6.0, 4.0]], dtype=torch.float64)
+    # Two regions of two frames: means 2, 7 and 2, 5; covariances within 0 and -4.
+    between = 0.5 * (2.0 - 7.0) * (2.0 - 5.0)
+    within = 0.5 * (0.5 * (1.0 - 3.0) * 0.0 + 0.5 * (5.0 - 9.0) * (6.0 - 4.0))
+    found = regional_fokker_planck_loss(pairs, group_size=4, region_size=2)
+    torch.testing.assert_close(found, torch.tensor([between - within / 2]).double())
+
+
+def test_regional_loss_of_every_time_in_order():
+    pairs = normal(2, 18)[:, :, 0, 0]
+    together = regional_fokker_planck_loss(pairs, group_size=6, region_size=2)
+    for i in range(3):
+        alone = regional_fokker_planck_loss(pairs[:, i::3], group_size=6, region_size=2)
+        torch.testing.assert_close(alone, together[i : i + 1])
 
 
 def test_centred_loss_does_not_know_the_normalisation():

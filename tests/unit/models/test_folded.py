@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openmm_scoremd.models.folded import FoldedGraphTransformer
+from openmm_scoremd.models.folded import FoldedGraphTransformer, choose_form
 
 NAMES = ["graph", "graph-one-layer", "graph-three-layers", "graph-types", "graph-noise-level"]
 
@@ -92,3 +92,68 @@ def test_compiled_by_torchscript(make_case, name):
         for batch in (x, x[:1], x.repeat(5, 1, 1)):
             expected = energy_and_forces(folded, batch)
             torch.testing.assert_close(energy_and_forces(scripted, batch), expected)
+
+
+# --- The gradient that is written out --------------------------------------------------------
+
+FORMS = ["absorbed", "factorised"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_explicit_gradient_is_that_of_the_plain_network(make_case, name, form):
+    case = make_case(name)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, features=case.features, form=form)
+    x, times = centred(case.x), torch.full_like(case.t, 1e-3)
+    expected = case.model.energy_and_score(x, times, case.features)
+    energy, gradient = folded.energy_and_gradient(x)
+    torch.testing.assert_close(energy, expected[0].detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(-gradient, expected[1].detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(folded(x), energy, rtol=1e-12, atol=1e-12)
+    assert not energy.requires_grad
+    assert not gradient.requires_grad
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_explicit_gradient_in_single_precision(make_case, form):
+    case = make_case("graph", n_samples=50)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form).float()
+    x, times = centred(case.x), torch.full_like(case.t, 1e-3)
+    expected = case.model.score(x, times).detach()
+    _, gradient = folded.energy_and_gradient(x.float())
+    assert float((gradient.double() + expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n_replicas", [1, 3, 4, 8, 9, 11])
+def test_blocks_of_replicas_are_put_together(make_case, form, n_replicas):
+    case = make_case("graph", n_samples=n_replicas)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    folded.replicas_per_block = 4
+    x = centred(case.x)
+    energy, gradient = folded.energy_and_gradient(x)
+    one_by_one = [folded.energy_and_gradient(x[i : i + 1]) for i in range(n_replicas)]
+    torch.testing.assert_close(energy, torch.cat([e for e, _ in one_by_one]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gradient, torch.cat([g for _, g in one_by_one]), rtol=1e-11, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nan_stays_in_its_replica(make_case, form):
+    case = make_case("graph", n_samples=5)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    x = centred(case.x)
+    before, expected = folded.energy_and_gradient(x)
+    x[2, 1, 0] = float("nan")
+    energy, gradient = folded.energy_and_gradient(x)
+    others = [0, 1, 3, 4]
+    torch.testing.assert_close(energy[others], before[others], rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(gradient[others], expected[others], rtol=1e-11, atol=1e-12)
+    assert gradient[2].isnan().all()
+    assert energy[2].isnan()
+
+
+def test_small_molecules_get_absorbed_attention_and_large_ones_factorised():
+    assert choose_form(1, width=96, head_width=64) == "absorbed"
+    assert choose_form(300, width=96, head_width=64) == "factorised"

@@ -184,7 +184,7 @@ def test_parameters_are_needed(entries, tmp_path):
 
 def test_parameters_of_something_else(entries, tmp_path):
     entries["param/Extra_0/bias"] = np.ones(3, np.float32)
-    refuse_entries(entries, tmp_path, "have a place in the network")
+    refuse_entries(entries, tmp_path, "param/Extra_0/bias have no place in the network")
 
 
 @pytest.mark.parametrize("change", ["transpose", "flatten", "scalar", "wider"])

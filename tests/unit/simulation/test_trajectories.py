@@ -8,7 +8,12 @@ import pytest
 from openmm_scoremd.errors import DatasetError, InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.trajectories import load_replicas, save_frames, without_c_output
+from openmm_scoremd.simulation.trajectories import (
+    load_replicas,
+    load_start_frames,
+    save_frames,
+    without_c_output,
+)
 
 
 @pytest.fixture
@@ -176,3 +181,37 @@ class TestStandardOutput:
             fail()
         os.write(1, b"here\n")
         assert capfd.readouterr().out == "here\n"
+
+
+class TestStartFrames:
+    @pytest.mark.parametrize(
+        ("n", "chosen"), [(1, [0]), (3, [0, 2, 5]), (6, range(6)), (8, [0, 1, 2, 3, 4, 5, 0, 1])]
+    )
+    def test_taken_evenly_or_several_times(self, frames, dcd, n, chosen):
+        found = load_start_frames(dcd, n_beads=4, n=n)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, frames[list(chosen)], atol=1e-6)
+
+    def test_other_formats(self, frames, dcd, toy, tmp_path):
+        topology = mdtraj.Topology.from_openmm(toy.metadata.topology.to_openmm())
+        for name in ("frames.xtc", "frames.pdb"):
+            mdtraj.load(dcd, top=topology).save(tmp_path / name)
+            found = load_start_frames(tmp_path / name, n_beads=4, n=6)
+            np.testing.assert_allclose(found, frames, atol=1e-3)
+            with pytest.raises(DatasetError, match="has 6 frames of 4 beads; the model has 5"):
+                load_start_frames(tmp_path / name, n_beads=5, n=6)
+
+    @pytest.mark.parametrize("name", ["no.dcd", "no.pdb", "text.dcd", "text.pdb", "text.xtc"])
+    def test_no_frames(self, tmp_path, name):
+        if name.startswith("text"):
+            (tmp_path / name).write_text("nothing")
+        with pytest.raises(DatasetError, match=name):
+            load_start_frames(tmp_path / name, n_beads=4, n=2)
+
+
+def test_damaged_record_of_a_run(frames, tmp_path):
+    save_frames(frames, tmp_path / "replica_0000.dcd")
+    for text in ("{", "{}", '{"files": ["a"], "replicas": 1, "frozen": 3}'):
+        (tmp_path / "trajectories.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"trajectories\.json is damaged"):
+            load_replicas(tmp_path, n_beads=4)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from openmm_scoremd.diffusion.weighting import UniformTimes
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.training.batches import BatchStream
+from openmm_scoremd.training.batches import BatchStream, RegionDraws
 from openmm_scoremd.training.objective import Batch
 
 
@@ -250,3 +250,18 @@ def test_probed_frames_are_drawn_with_their_weights():
     for step in range(4):
         assert torch.equal(stream.batch(step).x0[600:], plain.batch(step).x0[600:])
     assert torch.equal(stream.batch(2).x0, stream.batch(2).x0)
+
+
+def test_region_draws():
+    # Three regions of different size; the last is drawn twice as often.
+    region = torch.tensor([2, 0, 1, 0, 2, 2, 0, 2])
+    draws = RegionDraws(region, weights=torch.tensor([1.0, 1.0, 2.0]), size=3)
+    generator = torch.Generator().manual_seed(3)
+    chosen = draws.draw(24_000, 10, generator).view(-1, 3, 10)
+    regions = region[chosen]
+    assert (regions == regions[:, :1]).all()
+    share = torch.bincount(regions.flatten()) / 24_000
+    torch.testing.assert_close(share, torch.tensor([0.25, 0.25, 0.5]), rtol=0.0, atol=0.03)
+    # Within a region all frames alike.
+    counts = torch.bincount(chosen.flatten())[region == 0].double()
+    assert float(counts.max() / counts.min()) < 1.2

@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from openmm_scoremd.data.dataset import load_dataset
-from openmm_scoremd.data.spreading import spreading_weights
+from openmm_scoremd.data.spreading import region_of_frames, spreading_weights
 from openmm_scoremd.diffusion.schedule import VPSchedule
-from openmm_scoremd.diffusion.weighting import BalancedTimes, TimeWeighting, UniformTimes
-from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.diffusion.weighting import (
+    BalancedTimes,
+    LogNoiseTimes,
+    TimeWeighting,
+    UniformTimes,
+)
+from openmm_scoremd.errors import ConfigurationError, ModelFileError
+from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.training.build import (
+    N_LARGE_REGIONS,
     batch_stream,
     diffusion_times,
     initial_model,
@@ -85,6 +92,29 @@ def test_spread_frames(make_mixture, make_config):
     # Nothing of it without a regulariser.
     off = dataclasses.replace(spread.fokker_planck, alpha=0.0)
     assert stream_of(dataclasses.replace(config, fokker_planck=off)).probed_weights is None
+
+
+def test_frames_of_regions_at_times_of_their_own(make_mixture, make_config):
+    regulariser = dataclasses.replace(
+        CENTRED, frames="regions", times="log-noise", group_size=8, region_size=4
+    )
+    config = make_config(make_mixture(2000), batch_size=800, **FLOOR, fokker_planck=regulariser)
+    stream, batch = stream_of(config), stream_of(config).batch(0)
+    assert len(batch.t[:400].unique()) == 50
+    expected = LogNoiseTimes(VPSchedule(), 0.05, 1e-5, 1.0)
+    medians = [float(expected(torch.tensor(0.5))), float(batch.t[:400].median())]
+    assert medians[1] == pytest.approx(medians[0], rel=0.5)
+    # Every four frames of a time are of one region; all regions are drawn.
+    training, _ = training_dataset(config)
+    region = region_of_frames(training.positions, regions=N_LARGE_REGIONS)
+    frames = {
+        tuple(frame): r
+        for frame, r in zip(stream.frames.flatten(1).tolist(), region.tolist(), strict=True)
+    }
+    drawn = np.array([frames[tuple(frame)] for frame in batch.x0[:400].flatten(1).tolist()])
+    sets = drawn.reshape(2, 4, 50)
+    assert (sets == sets[:, :1]).all()
+    assert len(np.unique(drawn)) > 0.8 * N_LARGE_REGIONS
 
 
 def test_times(planar, make_config):
@@ -173,3 +203,10 @@ def test_missing_weights_to_start_from(planar, make_config, tmp_path):
     with pytest.raises(ModelFileError, match=r"absent\.safetensors"):
         Trainer(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_beyond_the_memory_are_refused(planar, make_config):
+    config = make_config(planar)
+    huge = NetworkConfig(kind="mlp", widths=(10**14,))
+    with pytest.raises(ConfigurationError, match="lower the sizes in network"):
+        initial_model(dataclasses.replace(config, network=huge), load_dataset(config.data.path))

@@ -19,6 +19,7 @@ from openmm_scoremd.training.config import (
     changed_keys,
     config_record,
     expert_config,
+    serving_experts,
 )
 
 CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
@@ -42,6 +43,14 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
         (FokkerPlanckConfig, {"alpha": -1e-3}),
         (FokkerPlanckConfig, {"alpha": math.inf}),
         (FokkerPlanckConfig, {"alpha": math.nan}),
+        (FokkerPlanckConfig, {"frames": "all"}),
+        (FokkerPlanckConfig, {"times": "all"}),
+        (FokkerPlanckConfig, {"region_alpha": 1.0}),
+        (FokkerPlanckConfig, {"region_alpha": -1.0, "frames": "regions"}),
+        (FokkerPlanckConfig, {"region_alpha": math.inf, "frames": "regions"}),
+        (FokkerPlanckConfig, {"region_size": 1, "frames": "regions", "group_size": 8}),
+        (FokkerPlanckConfig, {"region_size": 6, "frames": "regions", "group_size": 6}),
+        (FokkerPlanckConfig, {"region_size": 6, "frames": "regions", "group_size": 16}),
         (FokkerPlanckConfig, {"estimator": "exact"}),
         (FokkerPlanckConfig, {"fraction": 0.0}),
         (FokkerPlanckConfig, {"fraction": 1.1}),
@@ -268,7 +277,8 @@ def mixture(*experts, **entries):
         (lambda: high(name="a/b"), r"experts\.name is 'a/b'"),
         (lambda: high(name=".hidden"), r"experts\.name is '.hidden'"),
         (lambda: high(t_min=0.4), r"interval of expert high is \(0.4, 1.0\); .* \(0.5, 1.0\)"),
-        (lambda: high(t_min=1.0), r"interval of expert high is \(1.0, 1.0\)"),
+        (lambda: mixture(high(t_min=1.0), low()), "experts is .* such that the last ends at 1"),
+        (lambda: mixture(high(t_min=1.0)), r"experts is \[\]; .* one of them serves some times"),
         (lambda: high(t_max=math.nan), "interval of expert high"),
         # What would not do for a run of its own.
         (lambda: mixture(high(epochs=0), low()), "expert high: epochs is 0"),
@@ -301,6 +311,11 @@ def mixture(*experts, **entries):
 def test_experts_that_do_not_fit(make, match):
     with pytest.raises(ConfigurationError, match=match):
         make()
+
+
+def test_a_stage_serves_no_times():
+    config = mixture(low(t_max=1.0), low(name="stage", t_min=0.3, t_max=0.3, start_from="low"))
+    assert [expert.name for expert in serving_experts(config)] == ["low"]
 
 
 @pytest.mark.parametrize(

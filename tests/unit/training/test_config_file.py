@@ -16,6 +16,7 @@ from openmm_scoremd.training.config import (
     OptimizerConfig,
     TrainingConfig,
     config_record,
+    serving_experts,
 )
 from openmm_scoremd.training.config_file import (
     add_training_arguments,
@@ -78,15 +79,23 @@ class TestReading:
         unchanged = dataclasses.replace(config.data, scale=None)
         assert unchanged == load_training_config(yaml).data
 
+    @pytest.mark.parametrize("name", ["batch_size", "seed", "network.widths", "schedule.beta_min"])
+    def test_null_is_refused_where_nothing_may_be_missing(self, yaml, name):
+        with pytest.raises(ConfigurationError, match=rf"{name} is None; it must be"):
+            load_training_config(yaml, overrides=[f"{name}=null"])
+
     def test_null_overrides_a_number(self, yaml):
         config = load_training_config(yaml, overrides=["network.noise_floor=null"])
         assert config.network.noise_floor is None
 
-    @pytest.mark.parametrize("name", ["alanine_dipeptide", "mueller_brown"])
-    def test_shipped_configurations(self, name):
-        config = load_training_config(ROOT / "examples" / f"{name}.yaml")
-        assert name in config.data.path
-        assert config.network.output == "conservative"
+    @pytest.mark.parametrize("path", sorted((ROOT / "examples/methods").glob("*.yaml")), ids=str)
+    def test_shipped_configurations(self, path):
+        config = load_training_config(path)
+        molecule = next(m for m in ("alanine_dipeptide", "mueller_brown") if m in path.stem)
+        assert molecule in config.data.path
+        # The network that the force comes from has an energy.
+        first = min(serving_experts(config), key=lambda e: e.t_min, default=config)
+        assert first.network.output == "conservative"
 
     def test_a_record_read_back_is_the_same(self, yaml, tmp_path):
         config = load_training_config(yaml)

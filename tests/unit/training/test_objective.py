@@ -7,7 +7,12 @@ import shutil
 import pytest
 import torch
 
-from openmm_scoremd.diffusion.fokker_planck import centred_fokker_planck_loss, weak_residual
+from openmm_scoremd.diffusion.fokker_planck import (
+    centred_fokker_planck_loss,
+    regional_fokker_planck_loss,
+    scaled_residuals,
+    weak_residual,
+)
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
@@ -40,7 +45,7 @@ OBJECTIVES = {
             "probe_sigma": 1e-3,
             "group_size": 2,
             "noise_floor": 0.01,
-            "frames": "data",
+            "of_data": True,
         },
     ),
 }
@@ -126,7 +131,7 @@ def test_centred_regulariser_is_the_weighted_mean_over_times(make_objective):
     assert len(set((t[:2] <= 0.3).tolist())) == 2  # both weights
     x, model = SCHEDULE.noise_sample(x0, t, noise)[:4], objective.model
     score, time_derivative = model.score_and_time_derivative(x, t[:4])
-    losses = centred_fokker_planck_loss(
+    pairs = scaled_residuals(
         SCHEDULE,
         x,
         t[:4],
@@ -136,10 +141,32 @@ def test_centred_regulariser_is_the_weighted_mean_over_times(make_objective):
         probes=probes,
         probe_sigma=1e-3,
         noise_floor=0.01,
-        group_size=2,
     )
+    losses = centred_fokker_planck_loss(pairs, group_size=2) / 9**2
     expected = 50.0 * (WEIGHTING(t[:2]) * losses).mean()
     found = objective(x0, t, noise, probes) - make_objective()(x0, t, noise)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert abs(float(found.detach())) > 1e-3
+
+    # Four frames of one time in two regions.
+    t = t.clone()
+    t[:4] = 0.2
+    plain = make_objective(kind="centred", group_size=4)
+    regional = make_objective(kind="centred", group_size=4, region_alpha=70.0, region_size=2)
+    pairs = scaled_residuals(
+        SCHEDULE,
+        x := SCHEDULE.noise_sample(x0, t, noise)[:4],
+        t[:4],
+        score=(both := model.score_and_time_derivative(x, t[:4]))[0],
+        time_derivative=both[1],
+        probed_scores=torch.stack([model.score(x + 1e-3 * v, t[:4]) for v in probes]),
+        probes=probes,
+        probe_sigma=1e-3,
+        noise_floor=0.01,
+    )
+    loss = regional_fokker_planck_loss(pairs, group_size=4, region_size=2)[0] / 9**2
+    found = regional(x0, t, noise, probes) - plain(x0, t, noise, probes)
+    expected = 70.0 * WEIGHTING(t[:1])[0] * loss
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
     assert abs(float(found.detach())) > 1e-3
 
@@ -155,7 +182,7 @@ def test_spread_frames_have_no_part_in_denoising(make_objective):
     x0, t, noise, probes = make_arrays(kind="centred")
     both = make_objective(kind="centred")(x0, t, noise, probes)
     regulariser = both - make_objective()(x0, t, noise)
-    found = make_objective(kind="centred", frames="spread")(x0, t, noise, probes)
+    found = make_objective(kind="centred", of_data=False)(x0, t, noise, probes)
     expected = make_objective()(x0[4:], t[4:], noise[4:]) + regulariser
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert abs(float((found - both).detach())) > 1e-3

@@ -1,0 +1,169 @@
+"""Cost and memory of energy and forces against the number of beads, from 5 to 300.
+
+    python benchmarks/scaling.py                 # some minutes on two idle cores
+    python benchmarks/scaling.py --write-docs    # bring docs/performance.md up to date
+
+The published five-bead network (hidden 96, 2 layers, 8 heads of 64) with random weights, for chains
+of beads, replicas times beads held near a fixed number. Each size runs in a process of its own,
+because memory is the peak of the process, less what it had before the first evaluation (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from simulation import DOCS, hardware
+
+from openmm_scoremd._io import package_versions, write_json, write_text
+from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.folded import FoldedGraphTransformer, choose_form
+from openmm_scoremd.native.network import NativeNetwork, Unit
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "benchmarks" / "results" / "scaling.json"
+BEGIN, END = "<!-- scaling benchmark: begin -->", "<!-- scaling benchmark: end -->"
+CONFIG = NetworkConfig(width=96, layers=2)
+BEADS = (5, 10, 20, 40, 80, 150, 300)
+VARIANTS = ("explicit", "compiled")
+
+
+def evaluation(variant: str, n_beads: int, replicas: int, threads: int) -> Callable[[], Any]:
+    """Return a function that computes energies and forces of random frames."""
+    torch.manual_seed(0)
+    model = build_model(CONFIG, n_beads=n_beads, n_dims=3).double()
+    folded = FoldedGraphTransformer(model, t=1e-5).float()
+    frames = np.random.default_rng(0).normal(size=(replicas, n_beads, 3))
+    if variant == "explicit":
+        x = torch.from_numpy(frames - frames.mean(axis=1, keepdims=True)).float()
+        return lambda: folded.energy_and_gradient(x)
+    unit = Unit(inverse_scale=1.0, energy=1.0)
+    native = NativeNetwork(dict(folded.named_buffers()), heads=CONFIG.heads, unit=unit)
+    return lambda: native.energies_and_forces(frames, threads=threads)
+
+
+def measure(variant: str, n_beads: int, rows: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Time one variant at one size, in this process."""
+    torch.set_num_threads(threads)
+    replicas = max(1, rows // n_beads)
+    evaluate = evaluation(variant, n_beads, replicas, threads)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident_mb("VmRSS")
+    evaluate()
+    samples: list[float] = []
+    start = time.perf_counter()
+    while len(samples) < 3 or time.perf_counter() - start < seconds:
+        # Time of the processor, so that other programs matter less.
+        begin = time.process_time()
+        evaluate()
+        samples.append(time.process_time() - begin)
+    return {
+        "variant": variant,
+        "n_beads": n_beads,
+        "replicas": replicas,
+        "form": choose_form(n_beads, width=CONFIG.width, head_width=CONFIG.head_width),
+        "cpu_us_per_replica": 1e6 * float(np.median(samples)) / replicas,
+        "cpu_us_per_bead": 1e6 * float(np.median(samples)) / replicas / n_beads,
+        "memory_mb": resident_mb("VmHWM") - before,
+    }
+
+
+def resident_mb(name: str) -> float:
+    """Return a size of this process from Linux: VmRSS, or its peak VmHWM."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024.0
+
+
+def run(beads: Sequence[int], rows: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Measure all sizes, each in a fresh process."""
+    results = []
+    for n_beads in beads:
+        for variant in VARIANTS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                row = pool.apply(measure, (variant, n_beads, rows, seconds, threads))
+            results.append(row)
+            print(" | ".join(cells(row)), flush=True)
+    return {
+        "benchmark": "scaling",
+        "hardware": hardware(),
+        "versions": package_versions(),
+        "threads": threads,
+        "rows": rows,
+        "results": results,
+    }
+
+
+COLUMNS = (
+    "variant",
+    "beads",
+    "replicas",
+    "attention",
+    "CPU µs/replica",
+    "CPU µs/bead",
+    "memory, MB",
+)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return one row of the table."""
+    return [
+        row["variant"],
+        str(row["n_beads"]),
+        str(row["replicas"]),
+        row["form"],
+        f"{row['cpu_us_per_replica']:,.0f}",
+        f"{row['cpu_us_per_bead']:.1f}",
+        f"{row['memory_mb']:.0f}",
+    ]
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Return the section of ``docs/performance.md`` that a record fills."""
+    machine = record["hardware"]
+    text = (
+        f"Measured on {machine['processor']} ({machine['instructions']}), threads: "
+        f"{record['threads']}, replicas times beads about {record['rows']:,}; load average "
+        f"{machine['load_before']:.1f} before the run."
+    )
+    rows = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, record["results"])]
+    return "\n".join([text, "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def with_section(document: str, section: str) -> str:
+    """Return a document whose text between the two markers is replaced."""
+    before, _, rest = document.partition(BEGIN)
+    if not rest:
+        raise SystemExit(f"{DOCS} needs a line {BEGIN}")
+    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description="Cost and memory against the number of beads.")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rows", type=int, default=3000, help="replicas times beads, about")
+    parser.add_argument(
+        "--smoke", action="store_true", help="two small sizes, to see that it works"
+    )
+    parser.add_argument("--write-docs", action="store_true", help="fill docs/performance.md only")
+    options = parser.parse_args()
+    if options.write_docs:
+        record = json.loads(options.output.read_text(encoding="utf-8"))
+        section = markdown(record)
+        write_text(DOCS, with_section(DOCS.read_text(encoding="utf-8"), section))
+        return
+    beads, rows, seconds = ((5, 10), 50, 0.0) if options.smoke else (BEADS, options.rows, 0.5)
+    write_json(options.output, run(beads, rows, seconds, options.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What a PythonForce calls: a model file evaluated by TorchScript or by the C++ kernel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import openmm
+import torch
+from numpy.typing import NDArray
+from openmm import unit
+
+from openmm_scoremd.artifact import ModelArchive, SelfTest, read_archive
+from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
+from openmm_scoremd.native.network import NativeNetwork, Unit
+from openmm_scoremd.torchscript import (
+    energy_and_forces,
+    load_archive,
+    optimised,
+    select_particles,
+)
+
+logger = logging.getLogger(__name__)
+
+FloatArray: TypeAlias = NDArray[np.float64]
+#: Positions (M, 3) in nm of all particles to energy (kJ/mol) and forces (M, 3) (kJ/mol/nm).
+Evaluation: TypeAlias = Callable[[FloatArray], tuple[float, FloatArray]]
+
+
+class ModelComputation:
+    """The function behind a PythonForce.
+
+    A pickle of it (and so the XML of its System) holds four settings and no code; the model is
+    loaded at the first call, after its hash was verified.
+
+    Parameters
+    ----------
+    path : str
+        Absolute path of the model file.
+    sha256 : str
+        Hash that the file must have.
+    particles : tuple of int
+        Particles that are beads; empty for all.
+    device : str or None
+        Where the model runs; None for CUDA where the process has it, otherwise CPU.
+    """
+
+    def __init__(
+        self, path: str, sha256: str, particles: tuple[int, ...], device: str | None
+    ) -> None:
+        self._settings = (path, sha256, particles, device)
+        self._evaluate: Evaluation | None = None
+
+    def __reduce__(self) -> tuple[type[ModelComputation], tuple[object, ...]]:
+        # OpenMM ends the process if unpickling fails, so nothing may happen there but this.
+        return type(self), self._settings
+
+    def __call__(self, state: openmm.State) -> tuple[float, FloatArray]:
+        """Return energy (kJ/mol) and forces (M, 3) (kJ/mol/nm); OpenMM always wants both.
+
+        Raises
+        ------
+        ModelFileError
+            At the first call, if the file is gone or changed. OpenMM turns errors of this method
+            into ``OpenMMException`` with the same message.
+        InvalidInputError
+            If the number of particles does not fit the model.
+        """
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        if self._evaluate is None:
+            path, sha256, particles, device = self._settings
+            archive = read_archive(path, sha256=sha256)
+            check_count(particles, archive.metadata.n_beads, len(positions))
+            self._evaluate = self._load(archive, particles, device)
+        return self._evaluate(positions)
+
+    def _load(
+        self, archive: ModelArchive, particles: tuple[int, ...], device: str | None
+    ) -> Evaluation:
+        target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        module = load_archive(archive, device=target)
+        select_particles(module, particles)
+        module = optimised(module)
+
+        def evaluate(positions: FloatArray) -> tuple[float, FloatArray]:
+            energy, forces = energy_and_forces(module, torch.from_numpy(positions).to(target))
+            return float(energy), forces.cpu().numpy()
+
+        return evaluate
+
+
+class CompiledComputation(ModelComputation):
+    """The same with the C++ kernel, or with TorchScript where this process cannot use the kernel.
+
+    Parameters are those of :class:`ModelComputation`; the device is that of the second case.
+    """
+
+    def _load(
+        self, archive: ModelArchive, particles: tuple[int, ...], device: str | None
+    ) -> Evaluation:
+        try:
+            network = compiled_model(archive)
+        except (InvalidInputError, MissingDependencyError) as error:
+            logger.warning("TorchScript is used instead of the compiled kernel: %s", error)
+            return super()._load(archive, particles, device)
+        beads = np.array(particles, dtype=np.intp)
+
+        def evaluate(positions: FloatArray) -> tuple[float, FloatArray]:
+            chosen = positions[beads] if len(beads) else positions
+            frames = chosen.reshape(-1, network.n_beads, 3)
+            # Asked every time: users change the number of threads while they try things.
+            energies, forces = network.energies_and_forces(frames, threads=torch.get_num_threads())
+            flat = forces.reshape(-1, 3)
+            if len(beads):
+                everywhere = np.zeros_like(positions)
+                everywhere[beads] = flat
+                flat = everywhere
+            return float(energies.sum()), flat
+
+        return evaluate
+
+
+def compiled_model(archive: ModelArchive) -> NativeNetwork:
+    """Return the network of a model file behind the C++ kernel, which is compiled if need be.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file holds no folded graph transformer, or the kernel does not reproduce its
+        self-test frames.
+    MissingDependencyError
+        If there is no C++ compiler, or it fails.
+    ModelFileError
+        If the file cannot be loaded.
+    """
+    module = load_archive(archive, device="cpu")
+    folded = getattr(module, "force_energy", None)
+    first = getattr(folded, "first_attention", None)
+    if folded is None or first is None:
+        raise InvalidInputError(
+            f"{archive.path} holds no graph transformer; the compiled kernel knows no other network"
+        )
+    network = NativeNetwork(
+        dict(folded.named_buffers()),
+        heads=int(getattr(first, "heads", 0)),
+        unit=Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy),
+    )
+    _check_self_test(network, archive.metadata.self_test)
+    return network
+
+
+def check_count(particles: tuple[int, ...], n_beads: int, n_particles: int) -> None:
+    """Check that a force on these particles, or on all, is one on whole replicas.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not.
+    """
+    if particles and max(particles) >= n_particles:
+        raise InvalidInputError(
+            f"particles has index {max(particles)}; the System has {n_particles} particles, "
+            "counted from 0"
+        )
+    count = len(particles) or n_particles
+    if count == 0 or count % n_beads:
+        raise InvalidInputError(
+            f"the force would act on {count} particles; the model has {n_beads} beads, so give it "
+            f"a multiple of {n_beads} (option particles selects some of a System)"
+        )
+
+
+def _check_self_test(network: NativeNetwork, test: SelfTest) -> None:
+    energies, forces = network.energies_and_forces(test.positions, threads=1)
+    # Not Python's max, which passes over NaN.
+    difference = np.max(
+        [
+            np.abs(energies - test.energies).max() / max(np.abs(test.energies).max(), 1.0),
+            np.abs(forces - test.forces).max() / max(np.abs(test.forces).max(), 1.0),
+        ]
+    )
+    if not difference <= test.tolerance:
+        raise InvalidInputError(
+            f"the compiled kernel differs from the model's own energies and forces by "
+            f"{difference:.2g} (allowed {test.tolerance:.2g}); set CXX to another compiler"
+        )

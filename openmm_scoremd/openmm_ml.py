@@ -1,0 +1,197 @@
+"""Exported models in openmm-ml: ``MLPotential("scoremd", modelPath="model.pt")``.
+
+openmm-ml finds the factory through the entry point group ``openmmml.potentials`` and makes one when
+it is imported itself. So this file loads neither torch nor anything else that could be broken: an
+error here would end ``import openmmml`` for everybody.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import openmm
+import openmm.app as app
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+from openmm_scoremd.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from openmm_scoremd.artifact import ModelArchive
+    from openmm_scoremd.force import Backend
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreMDPotentialImplFactory(MLPotentialImplFactory):  # type: ignore[misc]
+    """Makes the potential that ``MLPotential("scoremd", ...)`` stands for."""
+
+    def createImpl(
+        self, name: str, modelPath: str | os.PathLike[str], sha256: str | None = None
+    ) -> ScoreMDPotentialImpl:
+        """Read and check a model file; none of its code runs yet.
+
+        Parameters
+        ----------
+        name : str
+            Name of the potential, "scoremd".
+        modelPath : path-like
+            An exported ``.pt`` file.
+        sha256 : str, optional
+            Expected SHA-256 of the file.
+
+        Returns
+        -------
+        ScoreMDPotentialImpl
+            The potential.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is missing, damaged or not the expected one.
+        """
+        from openmm_scoremd.artifact import read_archive
+
+        return ScoreMDPotentialImpl(read_archive(modelPath, sha256=sha256))
+
+
+class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
+    """Adds the force of a model to Systems that openmm-ml makes.
+
+    Parameters
+    ----------
+    archive : ModelArchive
+        A model file that was checked.
+    """
+
+    def __init__(self, archive: ModelArchive) -> None:
+        self.archive = archive
+
+    def addForces(
+        self,
+        topology: app.Topology,
+        system: openmm.System,
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        backend: Backend = "auto",
+        device: str | None = None,
+        mlLongRange: bool | None = None,
+        linkAtomDistances: Sequence[Any] = (),
+    ) -> None:
+        """Add the force; in a System of beads only, also give the beads their masses.
+
+        Called by ``createSystem`` and ``createMixedSystem``, which pass on ``backend`` and
+        ``device``; other options do not exist, and openmm-ml says so.
+
+        Parameters
+        ----------
+        topology : openmm.app.Topology
+            Its atoms, or those chosen, must be the beads of the model by name and in order, one or
+            more replicas.
+        system : openmm.System
+            What the force is added to. ``createSystem`` gave its particles the masses of elements,
+            and 0 (frozen) to beads without one; they get those of the model. In a mixed System
+            masses stay as they are.
+        atoms : iterable of int, optional
+            The beads among the atoms; None for all atoms.
+        forceGroup : int
+            Force group.
+        backend : {"auto", "torchforce", "pythonforce", "compiled"}
+            Force class; see :func:`openmm_scoremd.force.create_force`.
+        device : str, optional
+            PythonForce only: where the model runs.
+        mlLongRange, linkAtomDistances
+            Options of openmm-ml's embeddings, which pass them on; of no meaning here.
+
+        Raises
+        ------
+        InvalidInputError
+            If the atoms are not the beads of the model, the System is periodic, or a centre of mass
+            would be held that must move.
+        MissingDependencyError
+            If TorchForce is asked for and cannot be used.
+        """
+        from openmm_scoremd.force import create_force
+
+        chosen = None if atoms is None else [int(atom) for atom in atoms]
+        self._check_beads(topology, chosen)
+        if chosen is None:
+            self._check_centre_of_mass_motion(system)
+            self._set_masses(system)
+        force = create_force(
+            self.archive,
+            particles=chosen,
+            # Interpolation asks for the force alone, with a System without particles.
+            system=system if system.getNumParticles() else None,
+            backend=backend,
+            device=device,
+            force_group=forceGroup,
+        )
+        system.addForce(force)
+
+    def getMLLongRange(self) -> bool:
+        """Return False: nothing acts between periodic images."""
+        return False
+
+    def _check_beads(self, topology: app.Topology, chosen: Sequence[int] | None) -> None:
+        names = [atom.name for atom in topology.atoms()]
+        if chosen is not None:
+            if outside := [i for i in chosen if not 0 <= i < len(names)]:
+                raise InvalidInputError(
+                    f"atoms has index {outside[0]}; the topology has {len(names)} atoms, counted "
+                    "from 0"
+                )
+            names = [names[i] for i in chosen]
+        expected = self.archive.metadata.topology.names
+        if not names or len(names) % len(expected):
+            raise InvalidInputError(
+                f"the potential would act on {len(names)} atoms; {self.archive.path.name} has "
+                f"{len(expected)} beads, so give it a multiple of {len(expected)}"
+            )
+        for i, (given, name) in enumerate(zip(names, itertools.cycle(expected), strict=False)):
+            if given != name:
+                raise InvalidInputError(
+                    f"bead {i} is called {given}; {self.archive.path.name} has {name} there. The "
+                    f"order of the beads is {' '.join(expected[:20])}: give a topology in that "
+                    "order, such as BeadTopology.to_openmm()"
+                )
+
+    def _set_masses(self, system: openmm.System) -> None:
+        masses = itertools.cycle(self.archive.metadata.topology.masses)
+        for particle, mass in zip(range(system.getNumParticles()), masses, strict=False):
+            system.setParticleMass(particle, mass)
+
+    def _check_centre_of_mass_motion(self, system: openmm.System) -> None:
+        """Refuse or report the CMMotionRemover that createSystem adds unless told otherwise."""
+        metadata = self.archive.metadata
+        if not _remover_will_be_added():
+            return
+        if not metadata.is_molecule:
+            raise InvalidInputError(
+                f"{self.archive.path.name} has a potential that is fixed in space: openmm-ml's "
+                "CMMotionRemover would stop its particles; give createSystem the option "
+                "removeCMMotion=False"
+            )
+        replicas = system.getNumParticles() // metadata.n_beads
+        if replicas > 1:
+            logger.warning(
+                "openmm-ml adds a CMMotionRemover, which acts on all %d replicas together: "
+                "harmless for free replicas, but not where one is held or pushed by other forces; "
+                "removeCMMotion=False leaves it out",
+                replicas,
+            )
+
+
+def _remover_will_be_added() -> bool:
+    # createSystem does not pass its option on, so it is looked up where it was called. Where that
+    # fails, nothing is said.
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "createSystem" and "removeCMMotion" in frame.f_locals:
+            return bool(frame.f_locals["removeCMMotion"])
+        frame = frame.f_back
+    return False

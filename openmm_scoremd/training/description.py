@@ -1,0 +1,64 @@
+"""What a network was trained on, to travel with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from openmm_scoremd._io import package_versions
+from openmm_scoremd.data.dataset import CGDataset
+from openmm_scoremd.geometry import distances
+from openmm_scoremd.training.config import TrainingConfig, config_record
+from openmm_scoremd.weights import ModelDescription
+
+#: Frames that travel with the weights, to test exported models with.
+N_EXAMPLE_FRAMES = 4
+
+
+def describe_model(
+    config: TrainingConfig, dataset: CGDataset, *, dataset_sha256: str, results: Mapping[str, Any]
+) -> ModelDescription:
+    """Return the description of a network from the configuration and the data of its training.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Configuration of a single network.
+    dataset : CGDataset
+        The dataset that ``config.data`` names.
+    dataset_sha256 : str
+        Hash of its file.
+    results : mapping
+        What there is to say about the training.
+
+    Returns
+    -------
+    ModelDescription
+        What the weights file says about itself.
+    """
+    return ModelDescription(
+        title=config.title,
+        network=config.network,
+        schedule=config.schedule,
+        topology=dataset.topology,
+        n_dims=dataset.n_dims,
+        temperature=dataset.temperature,
+        scale=config.data.scale or dataset.scale,
+        t_min=config.loss.t_min,
+        dataset_sha256=dataset_sha256,
+        example_positions=dataset.positions[:N_EXAMPLE_FRAMES].tolist(),
+        bond_ranges=_bond_ranges(dataset),
+        training={
+            "config": config_record(config),
+            "results": dict(results),
+            "versions": package_versions(),
+        },
+    )
+
+
+def _bond_ranges(dataset: CGDataset) -> list[tuple[float, float]]:
+    if not dataset.topology.bonds:
+        return []
+    lengths = distances(dataset.positions, dataset.topology.bonds)
+    shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
+    return [(float(low), float(high)) for low, high in zip(shortest, longest, strict=True)]

@@ -1,0 +1,160 @@
+"""One job on one worker: steps done, kept, failed, resumed."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from openmm_scoremd.campaign.child import specification
+from openmm_scoremd.campaign.plan import load_campaign
+from openmm_scoremd.campaign.record import read_record, state_of
+from openmm_scoremd.campaign.work import run_job
+
+DATA = Path(__file__).parents[2] / "data"
+BEADS = (
+    f"scoremd coarse-grain '{DATA / 'alanine_dipeptide_200.dcd'}' --temperature 300 "
+    f"--topology '{DATA / 'alanine_dipeptide.pdb'}' --preset alanine-dipeptide"
+)
+TINY = """
+title: tiny
+network: {kind: mlp, widths: [8]}
+hardware: {accelerator: cpu, backend: eager}
+epochs: 4000
+batch_size: 16
+log_steps: 4
+checkpoint_seconds: 0
+data: {path: beads.npz}
+"""
+
+
+@pytest.fixture
+def job_of(tmp_path):
+    """Return a function that makes the only job of a campaign with these steps."""
+
+    def make(**steps):
+        lines = "\n".join(f'  {name}: "{line}"' for name, line in steps.items())
+        path = tmp_path / "campaign.yaml"
+        path.write_text(
+            "output: out\nmolecules: {m: }\nmodels: {n: }\nseeds: [0]\nsteps:\n" + lines
+        )
+        (job,) = load_campaign(path)
+        return job
+
+    return make
+
+
+def test_steps_are_done_once(job_of):
+    job = job_of(first=f"{BEADS} --output {{folder}}/beads.npz")
+    outcome = run_job(job)
+    assert (outcome.error, outcome.kept, outcome.done) == ("", 0, 1)
+    (step,) = job.steps
+    assert (step.folder / "beads.npz").exists()
+    assert "200 frames" in step.log.read_text()
+    before = step.record.stat().st_mtime_ns
+    outcome = run_job(job)
+    assert (outcome.error, outcome.kept, outcome.done) == ("", 1, 0)
+    assert step.record.stat().st_mtime_ns == before
+
+
+def test_failure_ends_the_job_and_says_why(job_of):
+    job = job_of(
+        first=f"{BEADS} --stride 0 --output {{folder}}/beads.npz",
+        second=f"{BEADS} --output {{folder}}/beads.npz",
+    )
+    outcome = run_job(job)
+    assert "first: argument --stride: 0 is out of range" in outcome.error
+    assert [state_of(step) for step in job.steps] == ["failed", "waiting"]
+    record = read_record(job.steps[0])
+    assert record.exit_code == 2
+
+
+def test_half_a_result_is_removed(job_of):
+    job = job_of(first=f"{BEADS} --output {{folder}}/beads.npz")
+    folder = job.steps[0].folder
+    folder.mkdir(parents=True)
+    (folder / "beads.psf").write_text("left by a process that was killed")
+    assert run_job(job).error == ""
+    assert (folder / "beads.psf").read_text().startswith("PSF")
+
+
+def test_other_work_is_not_overwritten(job_of):
+    assert run_job(job_of(first=f"{BEADS} --output {{folder}}/beads.npz")).error == ""
+    job = job_of(first=f"{BEADS} --stride 2 --output {{folder}}/beads.npz")
+    assert "was done with another command line" in run_job(job).error
+    assert "200 frames" in job.steps[0].log.read_text()
+
+
+def test_a_step_ends_with_its_worker(job_of, tmp_path):
+    (step,) = job_of(first=f"{BEADS} --output {{folder}}/beads.npz").steps
+    step.folder.parent.mkdir(parents=True)
+    child = [sys.executable, "-m", "openmm_scoremd.campaign.child"]
+    # The lock keeps it waiting, so that the end of its input is what ends it.
+    with open(step.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(child, stdin=subprocess.PIPE, cwd=tmp_path)
+        process.stdin.write(specification(step))
+        process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.stdin.close()
+        assert process.wait(60) == -signal.SIGKILL
+    assert not step.folder.exists()
+
+
+@pytest.fixture
+def start_worker(tmp_path):
+    """Return a function that starts a process that runs the job, and stops it at the end."""
+    workers = []
+
+    def start():
+        command = [sys.executable, "-c", _WORKER, str(tmp_path / "campaign.yaml")]
+        workers.append(subprocess.Popen(command))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
+def wait_for(condition, worker):
+    while not condition():
+        assert worker.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_its_checkpoint(job_of, start_worker, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    train = job_of(
+        beads=f"{BEADS} --output {{folder}}/beads.npz",
+        train="scoremd train --config tiny.yaml --output {folder} --data.path {beads}/beads.npz",
+    ).steps[1]
+
+    def logged():
+        log = train.folder / "log.csv"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    worker = start_worker()
+    wait_for(lambda: logged() > 3, worker)
+    (child,) = psutil.Process(worker.pid).children()
+    worker.kill()
+    worker.wait()
+    psutil.wait_procs([child], timeout=60)
+    assert state_of(train) == "stopped"
+    before = logged()
+    wait_for(lambda: logged() > before, start_worker())
+    assert "--resume" in train.log.read_text().split("$ scoremd")[2]
+
+
+_WORKER = """
+import sys
+from openmm_scoremd.campaign.plan import load_campaign
+from openmm_scoremd.campaign.work import run_job
+run_job(load_campaign(sys.argv[1])[0])
+"""
