@@ -19,7 +19,6 @@ own width, measured in the same turns.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -28,7 +27,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from training_cases import (
     Case,
     ProductCounter,
     all_cases,
+    chosen_losses,
     matrix_products,
     smaller,
     write_random_dataset,
@@ -145,14 +145,6 @@ def seconds_per_step(step: Callable[[int], None], n_steps: int, *, clock: str) -
     return (CLOCKS[clock]() - start) / n_steps
 
 
-@contextlib.contextmanager
-def fresh_compilations(console: Console, message: str) -> Iterator[None]:
-    """Forget earlier graphs: dynamo gives up after a few of the same code."""
-    torch._dynamo.reset()
-    with console.status(message):
-        yield
-
-
 def time_case(
     case: Case, settings: Settings, *, jax: Path | None, console: Console
 ) -> dict[str, Any]:
@@ -163,7 +155,7 @@ def time_case(
     with tempfile.TemporaryDirectory() as folder:
         for loss, config in case.losses.items():
             for path in settings.paths:
-                with fresh_compilations(console, f"{case.name}: {loss}, {path}"):
+                with console.status(f"{case.name}: {loss}, {path}"):
                     place = Path(tempfile.mkdtemp(dir=folder))
                     trainer = make_trainer(case, config, path, place)
                     flop[loss] = flop_per_step(trainer)
@@ -228,7 +220,7 @@ def result_row(
     seconds = float(np.median(values))
     batch = case.losses[loss].batch_size
     yardstick = YARDSTICK.get((case.name, SAME_WORK[loss]))
-    single = samples.get((loss, SINGLE))
+    single, jax = samples.get((loss, SINGLE)), samples.get((SAME_WORK[loss], JAX))
     return {
         "loss": loss,
         "path": path,
@@ -236,6 +228,7 @@ def result_row(
         "samples_per_s": batch / seconds,
         "ratio_to_denoising": seconds / float(np.median(samples["denoising", path])),
         "ratio_to_single_steps": None if single is None else float(np.median(single)) / seconds,
+        "ratio_to_jax": None if jax is None else float(np.median(jax)) / seconds,
         "ratio_to_jax_record": None if yardstick is None else batch / seconds / yardstick,
         "flop_per_step": flop,
         "utilisation": flop / seconds / rate,
@@ -288,12 +281,12 @@ def run(
 
 # --- output ---------------------------------------------------------------------------------------
 
-COLUMNS = ("loss", "path", "ms/step", "samples/s", "× DSM", "× single", "× JAX", "util.")
+COLUMNS = ("loss", "path", "ms/step", "samples/s", "× DSM", "× single", "× JAX", "× rec.", "util.")
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """Return one row of a table."""
-    ratios = [row[f"ratio_to_{n}"] for n in ("denoising", "single_steps", "jax_record")]
+    ratios = [row[f"ratio_to_{n}"] for n in ("denoising", "single_steps", "jax", "jax_record")]
     return [
         row["loss"],
         row["path"],
@@ -356,13 +349,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description="Training speed.")
     parser.add_argument("--smoke", action="store_true", help="a few steps of tiny networks")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases whose name contains one")
+    parser.add_argument("--losses", nargs="+", choices=tuple(SAME_WORK), default=tuple(SAME_WORK))
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
         help="measure processor time, for a machine that others use; needs --threads 1",
+    )
+    parser.add_argument(
+        "--paths", nargs="+", choices=(MANY, SINGLE, EAGER), default=Settings.paths, metavar="PATH"
     )
     parser.add_argument("--jax", type=Path, help="checkout of the public code, timed as well")
     parser.add_argument(
@@ -387,8 +384,13 @@ def main() -> None:
     if options.jax is not None:
         training_jax.check(options.jax)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    cases = [case for case in all_cases() if options.only in case.name]
-    settings = Settings(clock="cpu" if options.cpu_time else "wall")
+    cases = [
+        chosen_losses(case, options.losses)
+        for case in all_cases()
+        if any(part in case.name for part in options.only)
+    ]
+    clock = "cpu" if options.cpu_time else "wall"
+    settings = Settings(clock=clock, paths=tuple(options.paths))
     if options.smoke:
         cases, settings = [smaller(case) for case in cases], SMOKE
     run(cases, settings, options.output, jax=options.jax, console=console)

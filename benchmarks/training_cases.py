@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ YARDSTICK = {
     ("MLP, published", "denoising"): 490_000.0,
     ("MLP, published", "weak"): 72_000.0,
 }
-#: The centred residual does the work of the weak one.
-SAME_WORK = {"denoising": "denoising", "weak": "weak", "centred": "weak"}
+#: The centred residual, also with its regional part, does the work of the weak one.
+SAME_WORK = {"denoising": "denoising", "weak": "weak", "centred": "weak", "regional": "weak"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,11 @@ def all_cases() -> list[Case]:
     larger = NetworkConfig(width=128, layers=3, noise_floor=0.01)
     mlp = NetworkConfig(kind="mlp", widths=(64, 64, 64))
     both = load_training_config(METHODS / "alanine_dipeptide_both_fast.yaml")
-    regularised = dataclasses.replace(both.experts[-1], start_from=None)
-    ours = expert_config(both, regularised)
+    stages = {
+        expert.name: expert_config(both, dataclasses.replace(expert, start_from=None))
+        for expert in both.experts
+    }
+    ours = with_losses(stages["warm"], "denoising", "centred") | {"regional": stages["regional"]}
     ours_planar = load_training_config(METHODS / "mueller_brown_both_fast.yaml")
     small = dataclasses.replace(plain, network=mlp, batch_size=128)
     graph_losses = ("denoising", "weak", "centred")
@@ -78,10 +81,16 @@ def all_cases() -> list[Case]:
     return [
         Case("MLP, published", 1, 2, with_losses(small, "denoising", "weak")),
         Case("MLP, both-fast", 1, 2, with_losses(ours_planar, "denoising", "centred")),
-        Case("5 beads, both-fast", 5, 3, with_losses(ours, "denoising", "centred")),
+        Case("5 beads, both-fast", 5, 3, ours),
         Case("5 beads, published", 5, 3, with_losses(published, *graph_losses)),
         Case("10 beads, published", 10, 3, with_losses(ten, *graph_losses)),
     ]
+
+
+def chosen_losses(case: Case, kinds: Sequence[str]) -> Case:
+    """Return a case with some of its losses; denoising, which others are compared with, stays."""
+    kept = {k: v for k, v in case.losses.items() if k in kinds or k == "denoising"}
+    return dataclasses.replace(case, losses=kept)
 
 
 def smaller(case: Case) -> Case:

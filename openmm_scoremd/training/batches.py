@@ -42,27 +42,33 @@ class RegionDraws:
         self.counts = torch.bincount(region)
         self.first = self.counts.cumsum(0) - self.counts
 
-    def draw(self, n_frames: int, n_shared_times: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n_steps: int, n_frames: int, n_shared_times: int, generator: torch.Generator
+    ) -> Tensor:
         """Return indices of frames; every ``size`` that share a time are of one region.
 
         Parameters
         ----------
+        n_steps : int
+            Number of steps.
         n_frames : int
-            Number of frames.
+            Number of frames of a step, a multiple of ``size * n_shared_times``.
         n_shared_times : int
-            Frames ``i`` and ``i + n_shared_times`` share a time.
+            Frames ``i`` and ``i + n_shared_times`` of a step share a time.
         generator : torch.Generator
             Source of randomness.
 
         Returns
         -------
-        Tensor, shape (n_frames,)
-            Indices.
+        Tensor, shape (n_steps, n_frames)
+            Indices. Of the frames of one step and time, in order, each ``size`` in a row are a set.
         """
-        n_sets = n_frames // self.size
+        n_sets = n_steps * n_frames // self.size
         region = torch.multinomial(self.weights, n_sets, replacement=True, generator=generator)
-        region = region.view(-1, 1, n_shared_times).expand(-1, self.size, -1).reshape(-1)
-        uniform = torch.rand(n_frames, generator=generator, device=self.weights.device)
+        # (steps, sets of one time, 1, times): all frames of a set are of its region.
+        region = region.view(n_steps, -1, 1, n_shared_times)
+        region = region.expand(-1, -1, self.size, -1).reshape(n_steps, n_frames)
+        uniform = torch.rand(region.shape, generator=generator, device=self.weights.device)
         within = (uniform * self.counts[region]).long()
         return self.order[self.first[region] + torch.minimum(within, self.counts[region] - 1)]
 
@@ -176,18 +182,17 @@ class BatchStream:
         if self.n_probed:
             shape = (n_steps, 2, self.n_probed, *x0.shape[2:])
             arrays.append(torch.randn(shape, generator=generator, dtype=dtype, device=device))
-        parts = zip(*(array.unbind(0) for array in arrays), strict=True)
+        # Every step alike in memory, because a compiled step takes that for granted.
+        parts = zip(*(array.contiguous().unbind(0) for array in arrays), strict=True)
         return [Batch(*of_step) for of_step in parts]
 
     def _choose_probed(self, chosen: Tensor, generator: torch.Generator) -> None:
         """Overwrite the frames (steps, batch) to probe, where these are not the batch's own."""
         n_steps = len(chosen)
         if self.probed_regions is not None:
-            n_shared_times = self.n_shared_times or self.n_probed
-            for of_step in chosen:
-                of_step[: self.n_probed] = self.probed_regions.draw(
-                    self.n_probed, n_shared_times, generator
-                )
+            chosen[:, : self.n_probed] = self.probed_regions.draw(
+                n_steps, self.n_probed, self.n_shared_times or self.n_probed, generator
+            )
         elif self.probed_weights is not None:
             probed = torch.multinomial(
                 self.probed_weights,

@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.training.average import new_value_weight
-from openmm_scoremd.training.objective import Batch, compile_graph, value_and_gradients
+from openmm_scoremd.training.objective import (
+    Batch,
+    Layouts,
+    compile_graph,
+    layouts,
+    traced,
+    value_and_gradients,
+)
 
 #: Numbers per slot of a flat vector are a multiple of this: 64 bytes of float32, which vector
 #: instructions and CUDA kernels like.
@@ -90,7 +96,7 @@ class CompiledSteps:
         self.averages = list(average.module.parameters())
         self._layout = FlatLayout([p.shape for p in self.parameters])
         self._state: list[Tensor] = []
-        self._steps: dict[tuple[torch.Size, ...], StepFunction] = {}
+        self._steps: dict[Layouts, StepFunction] = {}
 
     @torch.no_grad()
     def run(self, batches: Iterable[Batch], learning_rates: Sequence[float]) -> Tensor:
@@ -99,7 +105,8 @@ class CompiledSteps:
         Parameters
         ----------
         batches : iterable of Batch
-            One for each step; taken one by one, because all together can be large.
+            One for each step, all of the same layout; taken one by one, because all together can be
+            large.
         learning_rates : sequence of float
             One for each step.
 
@@ -117,10 +124,12 @@ class CompiledSteps:
         ]
         state = self._packed(tensors)
         rates = self._rates(learning_rates, done=int(moments[0]["step"])).to(state[0])
-        losses = [
-            self._compiled(state, batch.arrays)(*state, of_step, *batch.arrays)
-            for of_step, batch in zip(rates.unbind(0), batches, strict=True)
-        ]
+        losses: list[Tensor] = []
+        step: StepFunction | None = None
+        for of_step, batch in zip(rates.unbind(0), batches, strict=True):
+            arrays = batch.arrays
+            step = step or self._compiled(state, arrays)
+            losses.append(step(*state, of_step, *arrays))
         for of_kind, vector in zip(tensors, state, strict=True):
             torch._foreach_copy_(of_kind, self._layout.unpack(vector))
         torch._foreach_add_([m["step"] for m in moments], len(losses))
@@ -187,17 +196,17 @@ class CompiledSteps:
         return loss
 
     def _compiled(self, state: Sequence[Tensor], arrays: Sequence[Tensor]) -> StepFunction:
-        shapes = tuple(array.shape for array in arrays)
-        if shapes not in self._steps:
-            # Tracing does a step, so it gets a state of its own.
+        of_arrays = layouts(arrays)
+        if of_arrays not in self._steps:
             rates = state[0].new_ones(4)
+            examples = [*state, rates, *arrays]
             with torch.enable_grad():  # type: ignore[no-untyped-call]
-                graph = make_fx(self._step)(*(v.clone() for v in state), rates, *arrays)
-            step = compile_graph(graph, state[0].device)
+                graph = traced(self._step, examples)
+            step: StepFunction = compile_graph(graph, examples)
             if state[0].is_cuda:
                 step = captured(step, state, [rates, *arrays])
-            self._steps[shapes] = step
-        return self._steps[shapes]
+            self._steps[of_arrays] = step
+        return self._steps[of_arrays]
 
 
 def captured(step: StepFunction, state: Sequence[Tensor], inputs: Sequence[Tensor]) -> StepFunction:

@@ -75,6 +75,9 @@ def test_cases_are_those_of_the_examples_and_of_the_paper(benchmark):
     ours = cases["5 beads, both-fast"]["centred"]
     assert (ours.network.heads, ours.network.head_width, ours.batch_size) == (4, 32, 256)
     assert ours.fokker_planck.fraction == 0.375
+    regional = cases["5 beads, both-fast"]["regional"]
+    assert regional.fokker_planck.region_alpha > 0.0
+    assert regional.network == ours.network
     planar = cases["MLP, both-fast"]["centred"]
     assert (planar.network.widths, planar.batch_size) == ((92, 92, 92), 512)
     published = cases["10 beads, published"]["weak"]

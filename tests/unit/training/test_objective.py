@@ -94,7 +94,27 @@ def value_and_gradients(objective, arrays, factor=1.0):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    for module in ("objective", "steps"):
+        monkeypatch.setattr(
+            f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
+        )
+
+
+def test_another_layout_is_compiled_anew(make_objective, monkeypatch):
+    # A compiled graph would read arrays of other strides wrongly, without a word.
+    compiled = []
+
+    def compile_graph(graph, examples):
+        compiled.append([(array.shape, array.stride()) for array in examples])
+        return graph
+
+    monkeypatch.setattr("openmm_scoremd.training.objective.compile_graph", compile_graph)
+    objective, arrays = CompiledObjective(make_objective()), make_arrays()
+    turned = [array.transpose(0, -1).contiguous().transpose(0, -1) for array in arrays]
+    losses = [float(objective(*chosen).detach()) for chosen in (arrays, turned, arrays, turned)]
+    assert losses == pytest.approx([losses[0]] * 4)
+    assert len(compiled) == 2
+    assert compiled[0] != compiled[1]
 
 
 def test_loss_is_the_mean_over_the_batch(make_objective):

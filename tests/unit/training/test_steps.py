@@ -1,5 +1,6 @@
 """Compiled steps do what single steps do, and a run made of them can be stopped anywhere."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -14,10 +15,14 @@ from openmm_scoremd.training.trainer import Trainer
 CENTRED = FokkerPlanckConfig(
     alpha=0.1, estimator="centred", fraction=0.5, group_size=4, frames="spread"
 )
+REGIONAL = dataclasses.replace(
+    CENTRED, frames="regions", times="log-noise", region_alpha=0.1, region_size=2
+)
 KINDS = {
     "denoising": {},
     "weak": {"fokker_planck": FokkerPlanckConfig(alpha=1e-3)},
     "centred": {"fokker_planck": CENTRED},
+    "regional": {"fokker_planck": REGIONAL},
     "clipped": {"optimizer.gradient_clip": 1e-3, "optimizer.weight_decay": 0.3},
 }
 DOUBLE = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
@@ -26,7 +31,10 @@ DOUBLE = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    for module in ("objective", "steps"):
+        monkeypatch.setattr(
+            f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
+        )
 
 
 def state_of(trainer):
@@ -84,7 +92,7 @@ def test_single_steps_may_follow(planar, make_config, tmp_path):
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("kind", ["denoising", "centred"])
+@pytest.mark.parametrize("kind", ["denoising", "regional"])
 def test_stopped_and_resumed_gives_the_same(
     planar, make_config, tmp_path, kind, assert_same_run, monkeypatch, killed
 ):
