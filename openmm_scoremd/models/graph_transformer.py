@@ -9,7 +9,12 @@ projections and ``c`` their bias
 
 and the terms without ``j`` drop out of the softmax. The result is the published one; no tensor of
 size beads x beads x width exists.
+
+A compiler is given other forms of the same attention, see :func:`forms_for_compiler`.
 """
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +31,9 @@ from openmm_scoremd.models.embedding import (
 
 #: Flax's default, used by the published networks (PyTorch's own default is 1e-5).
 LAYER_NORM_EPSILON = 1e-6
+
+#: Up to so many beads, a compiler makes faster code of sums than of calls to matrix products.
+_FEW_BEADS = 16
 
 
 class GatedResidual(nn.Module):
@@ -87,6 +95,85 @@ class EdgeAttention(nn.Module):
         out = attention @ value + moved + offset
         projected: Tensor = self.output(out.transpose(1, 2).reshape(batch, n_beads, -1))
         return projected
+
+    def forward_for_compiler(
+        self, nodes: Tensor, x: Tensor, edge_weight: Tensor, edge_bias: Tensor
+    ) -> Tensor:
+        """Return what :meth:`forward` does, in the form that compiles best."""
+        to_edge = (self.edge.weight @ edge_weight).view(self.heads, self.head_width, 3)
+        offset = self.edge.weight @ edge_bias + self.edge.bias
+        if 2 * self.head_width > nodes.shape[-1] + 3:
+            return self._absorbed(nodes, x, to_edge, offset)
+        return self._fusible(nodes, x, to_edge, offset)
+
+    def _fusible(self, nodes: Tensor, x: Tensor, to_edge: Tensor, offset: Tensor) -> Tensor:
+        """Attend with products and sums that a compiler turns into few loops.
+
+        Keys come before queries and heads, so that the softmax has numbers behind it to take
+        together; over a short last dimension it is about ten times slower.
+        """
+        split = self.query_key_value(nodes).unflatten(-1, (3, self.heads, self.head_width))
+        query, key, value = split.unbind(2)  # each (B, N, heads, head_width)
+        edge_query = (query.unsqueeze(-1) * to_edge).sum(-2)  # (B, N, heads, 3)
+        logits = (query[:, None] * key[:, :, None]).sum(-1)
+        logits = logits + (edge_query[:, None] * x[:, :, None, None]).sum(-1)
+        # Shape (B, keys, queries, heads, 1).
+        attention = torch.softmax(logits * self.head_width**-0.5, dim=1).unsqueeze(-1)
+        moved = (attention * x[:, :, None, None]).sum(1) - x[:, :, None]
+        out = (attention * value[:, :, None]).sum(1) + (moved.unsqueeze(-2) * to_edge).sum(-1)
+        projected: Tensor = self.output(out.flatten(2) + offset)
+        return projected
+
+    def _absorbed(self, nodes: Tensor, x: Tensor, to_edge: Tensor, offset: Tensor) -> Tensor:
+        """Attend with queries that meet the embeddings themselves: no keys, no values.
+
+        ``q.k = (W_k^T q).n`` and ``W_o sum_j a_j W_v n_j = (W_o W_v) sum_j a_j n_j``; with the
+        coordinates appended to the embeddings ``n``, the edges are in the same products. Cheaper
+        where a head is wider than half an embedding, and nothing has to be transposed.
+        """
+        batch, n_beads, width = nodes.shape
+        projections = self.query_key_value.weight.view(3, self.heads, self.head_width, width)
+        of_query, of_key, of_value = projections.unbind(0)  # each (heads, head_width, width)
+        query_bias, _, value_bias = self.query_key_value.bias.view(3, self.heads, -1, 1).unbind(0)
+        to_keys = torch.cat([of_key, to_edge], -1).transpose(1, 2) * self.head_width**-0.5
+        by_head = self.output.weight.view(width, self.heads, self.head_width).transpose(0, 1)
+        mixing = (by_head @ torch.cat([of_value, to_edge], -1)).permute(1, 0, 2).flatten(1)
+        bias = self.output.weight @ (offset + value_bias.flatten()) + self.output.bias
+
+        points = torch.cat([nodes, x], -1)  # (B, N, width + 3)
+        weight, shift = (to_keys @ of_query).flatten(0, 1), (to_keys @ query_bias).flatten()
+        query = nn.functional.linear(nodes, weight, shift)
+        query = query.view(batch, n_beads * self.heads, width + 3)
+        attention = torch.softmax(points @ query.transpose(1, 2), dim=1)  # (B, keys, queries)
+        mixed = (attention.transpose(1, 2) @ points).view(batch, n_beads, -1)
+        moved_back = nn.functional.linear(x, (by_head @ to_edge).sum(0))
+        return nn.functional.linear(mixed, mixing, bias) - moved_back
+
+
+@contextlib.contextmanager
+def forms_for_compiler(module: nn.Module, *, n_beads: int) -> Iterator[None]:
+    """Let all attention inside a module run, for a while, in the form that compiles best.
+
+    The results are the same up to rounding. Uncompiled, these forms are slower and hold tensors of
+    size beads x beads x width.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Network, or what contains one.
+    n_beads : int
+        Number of beads it is compiled for.
+    """
+    attentions = [m for m in module.modules() if isinstance(m, EdgeAttention)]
+    changed = attentions if n_beads <= _FEW_BEADS else []
+    # On the instance: TorchScript, which compiles what a method can reach, never sees it.
+    for attention in changed:
+        attention.__dict__["forward"] = attention.forward_for_compiler
+    try:
+        yield
+    finally:
+        for attention in changed:
+            del attention.__dict__["forward"]
 
 
 class TransformerLayer(nn.Module):

@@ -16,6 +16,11 @@ from openmm_scoremd.training.objective import Batch
 #: Independent random streams of one seed.
 _SHUFFLE, _NOISE = 0, 1
 
+#: Random numbers are drawn for so many steps at once, or fewer if they are more than this many
+#: coordinates: for small networks the calls would otherwise cost more than the network. Another
+#: number here is another stream of random numbers.
+_BLOCK_STEPS, _BLOCK_COORDINATES = 64, 2**22
+
 
 class RegionDraws:
     """Draw frames in sets of one region each, regions about equally often.
@@ -37,27 +42,33 @@ class RegionDraws:
         self.counts = torch.bincount(region)
         self.first = self.counts.cumsum(0) - self.counts
 
-    def draw(self, n_frames: int, n_shared_times: int, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, n_steps: int, n_frames: int, n_shared_times: int, generator: torch.Generator
+    ) -> Tensor:
         """Return indices of frames; every ``size`` that share a time are of one region.
 
         Parameters
         ----------
+        n_steps : int
+            Number of steps.
         n_frames : int
-            Number of frames.
+            Number of frames of a step, a multiple of ``size * n_shared_times``.
         n_shared_times : int
-            Frames ``i`` and ``i + n_shared_times`` share a time.
+            Frames ``i`` and ``i + n_shared_times`` of a step share a time.
         generator : torch.Generator
             Source of randomness.
 
         Returns
         -------
-        Tensor, shape (n_frames,)
-            Indices.
+        Tensor, shape (n_steps, n_frames)
+            Indices. Of the frames of one step and time, in order, each ``size`` in a row are a set.
         """
-        n_sets = n_frames // self.size
+        n_sets = n_steps * n_frames // self.size
         region = torch.multinomial(self.weights, n_sets, replacement=True, generator=generator)
-        region = region.view(-1, 1, n_shared_times).expand(-1, self.size, -1).reshape(-1)
-        uniform = torch.rand(n_frames, generator=generator, device=self.weights.device)
+        # (steps, sets of one time, 1, times): all frames of a set are of its region.
+        region = region.view(n_steps, -1, 1, n_shared_times)
+        region = region.expand(-1, -1, self.size, -1).reshape(n_steps, n_frames)
+        uniform = torch.rand(region.shape, generator=generator, device=self.weights.device)
         within = (uniform * self.counts[region]).long()
         return self.order[self.first[region] + torch.minimum(within, self.counts[region] - 1)]
 
@@ -129,8 +140,11 @@ class BatchStream:
         self.probed_weights = probed_weights
         self.probed_regions = probed_regions
         self.probed_times = probed_times
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        coordinates = batch_size * frames[0].numel()
+        self._block_steps = max(1, min(_BLOCK_STEPS, _BLOCK_COORDINATES // coordinates))
+        self._block = -1
+        self._batches: list[Batch] = []
+        self._orders: dict[int, Tensor] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -139,41 +153,69 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = self._shuffled(epoch)
-            self._epoch = epoch
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        generator = self._generator(_NOISE, step)
-        chosen = torch.cat([self._probed(chosen, generator), chosen[self.n_probed :]])
-        x0 = self.frames[chosen]
+        block, position = divmod(step, self._block_steps)
+        if block != self._block:
+            self._batches = self._draw(block)
+            self._block = block
+        return self._batches[position]
+
+    def _draw(self, block: int) -> list[Batch]:
+        """Return the batches of as many steps as are drawn at once."""
+        n_steps, generator = self._block_steps, self._generator(_NOISE, block)
+        chosen = self._chosen(block * n_steps)
+        self._choose_probed(chosen, generator)
+        x0 = self.frames[chosen.flatten()]
         dtype, device = x0.dtype, x0.device
         if self.augmentation == "rotation":
             x0 = x0 @ random_rotations(len(x0), generator=generator, dtype=dtype, device=device)
-        uniform = torch.rand(len(x0), generator=generator, dtype=dtype, device=device)
+        x0 = x0.view(n_steps, self.batch_size, *self.frames.shape[1:])
+        uniform = torch.rand(x0.shape[:2], generator=generator, dtype=dtype, device=device)
         noise = torch.randn(x0.shape, generator=generator, dtype=dtype, device=device)
-        if not self.n_probed:
-            return Batch(x0, self.times(uniform), noise)
-        if self.n_shared_times is not None:
-            index = torch.arange(len(x0), device=device)
-            shared = index < self.n_probed
-            uniform = uniform[torch.where(shared, index % self.n_shared_times, index)]
-        shape = (2, self.n_probed, *x0.shape[1:])
-        probes = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+        if self.n_probed and self.n_shared_times is not None:
+            index = torch.arange(self.batch_size, device=device)
+            shared = torch.where(index < self.n_probed, index % self.n_shared_times, index)
+            uniform = uniform[:, shared]
         t = self.times(uniform)
         if self.probed_times is not None:
-            t = torch.cat([self.probed_times(uniform[: self.n_probed]), t[self.n_probed :]])
-        return Batch(x0, t, noise, probes)
+            t[:, : self.n_probed] = self.probed_times(uniform[:, : self.n_probed])
+        arrays = [x0, t, noise]
+        if self.n_probed:
+            shape = (n_steps, 2, self.n_probed, *x0.shape[2:])
+            arrays.append(torch.randn(shape, generator=generator, dtype=dtype, device=device))
+        # Every step alike in memory, because a compiled step takes that for granted.
+        parts = zip(*(array.contiguous().unbind(0) for array in arrays), strict=True)
+        return [Batch(*of_step) for of_step in parts]
 
-    def _probed(self, shuffled: Tensor, generator: torch.Generator) -> Tensor:
+    def _choose_probed(self, chosen: Tensor, generator: torch.Generator) -> None:
+        """Overwrite the frames (steps, batch) to probe, where these are not the batch's own."""
+        n_steps = len(chosen)
         if self.probed_regions is not None:
-            n_shared_times = self.n_shared_times or self.n_probed
-            return self.probed_regions.draw(self.n_probed, n_shared_times, generator)
-        if self.probed_weights is not None:
-            return torch.multinomial(
-                self.probed_weights, self.n_probed, replacement=True, generator=generator
+            chosen[:, : self.n_probed] = self.probed_regions.draw(
+                n_steps, self.n_probed, self.n_shared_times or self.n_probed, generator
             )
-        return shuffled[: self.n_probed]
+        elif self.probed_weights is not None:
+            probed = torch.multinomial(
+                self.probed_weights,
+                n_steps * self.n_probed,
+                replacement=True,
+                generator=generator,
+            )
+            chosen[:, : self.n_probed] = probed.view(n_steps, self.n_probed)
+
+    def _chosen(self, first_step: int) -> Tensor:
+        """Return the frames (steps, batch) of a block of steps, each once an epoch."""
+        used = self.steps_per_epoch * self.batch_size
+        first = first_step * self.batch_size
+        last = first + self._block_steps * self.batch_size
+        epochs = range(first // used, (last - 1) // used + 1)
+        for epoch in [epoch for epoch in self._orders if epoch not in epochs]:
+            del self._orders[epoch]
+        for epoch in epochs:
+            if epoch not in self._orders:
+                self._orders[epoch] = self._shuffled(epoch)[:used]
+        order = torch.cat([self._orders[epoch] for epoch in epochs])
+        start = first - epochs[0] * used
+        return order[start : start + last - first].view(self._block_steps, self.batch_size).clone()
 
     def _shuffled(self, epoch: int) -> Tensor:
         generator = self._generator(_SHUFFLE, epoch)

@@ -167,13 +167,15 @@ def diffusion_times(config: TrainingConfig) -> Callable[[Tensor], Tensor]:
 
 
 def build_fabric(hardware: HardwareConfig) -> Fabric:
-    """Return Lightning's Fabric for a hardware section.
+    """Return Lightning's Fabric for a hardware section, and set the number of threads if given.
 
     Raises
     ------
     ConfigurationError
         If there is no such hardware.
     """
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
     # An additive constant of the energy has no gradient, which DDP otherwise takes for a mistake.
     several = "ddp_find_unused_parameters_true"
     try:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from openmm_scoremd._tensors import read_tensors, write_tensors
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 
-SCHEMA_VERSION = 1
+#: Also changes when the same configuration and step give other batches: a run that went on with
+#: those would see some frames twice and others never. 2: batches drawn in blocks of steps.
+SCHEMA_VERSION = 2
 _HEADER_KEY = "openmm_scoremd_training"
 
 
@@ -155,7 +157,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> TrainingState:
     version = header.get("schema_version")
     if version != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{os.fspath(path)} has schema version {version}; this package reads {SCHEMA_VERSION}"
+            f"{os.fspath(path)} has schema version {version}; this version of the package reads "
+            f"{SCHEMA_VERSION}, and trains on other random numbers. Finish the run with the "
+            "version that began it, or start again in another folder"
         )
     step, config, dataset = (header.get(k) for k in ("step", "config", "dataset_sha256"))
     if not (isinstance(step, int) and step >= 0 and isinstance(config, dict)):

@@ -6,10 +6,10 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_scoremd.diffusion.fokker_planck import (
@@ -22,8 +22,12 @@ from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
+from openmm_scoremd.models.graph_transformer import forms_for_compiler
 
 logger = logging.getLogger(__name__)
+
+#: Shape and strides of several tensors: what a compiled graph takes for granted.
+Layouts = tuple[tuple[torch.Size, tuple[int, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,36 +254,88 @@ class CompiledObjective(nn.Module):
     def __init__(self, objective: nn.Module) -> None:
         super().__init__()
         self.objective = objective
-        self._graphs: dict[tuple[torch.Size, ...], Callable[..., Sequence[Tensor]]] = {}
+        self._graphs: dict[Layouts, Callable[..., Sequence[Tensor]]] = {}
 
     def forward(self, *arrays: Tensor) -> Tensor:
         """Return the scalar loss of the arrays of a :class:`Batch`."""
         parameters = tuple(self.objective.parameters())
-        shapes = tuple(array.shape for array in arrays)
-        if shapes not in self._graphs:
-            self._graphs[shapes] = self._compile(parameters, arrays)
+        of_arrays = layouts(arrays)
+        if of_arrays not in self._graphs:
+            self._graphs[of_arrays] = self._compile(parameters, arrays)
         loss: Tensor = _PrecomputedGradient.apply(  # type: ignore[no-untyped-call]
-            self._graphs[shapes], len(arrays), *arrays, *parameters
+            self._graphs[of_arrays], len(arrays), *arrays, *parameters
         )
         return loss
 
     def _compile(
         self, parameters: tuple[Tensor, ...], arrays: tuple[Tensor, ...]
     ) -> Callable[..., Sequence[Tensor]]:
-        names = [name for name, _ in self.objective.named_parameters()]
+        def function(*tensors: Tensor) -> list[Tensor]:
+            return value_and_gradients(self.objective, tensors[:n_arrays], tensors[n_arrays:])
 
-        def value_and_gradient(arrays: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-            leaves = [value.detach().requires_grad_() for value in values]
-            state = dict(zip(names, leaves, strict=True))
-            loss = torch.func.functional_call(self.objective, state, tuple(arrays))
-            # Materialised: an additive constant of the energy has no gradient at all.
-            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            return [loss.detach(), *gradients]
+        n_arrays = len(arrays)
+        tensors = [*arrays, *(p.detach() for p in parameters)]
+        return compile_graph(traced(function, tensors), tensors)
 
-        detached = [p.detach() for p in parameters]
-        graph = make_fx(value_and_gradient)(list(arrays), detached)
-        compiled: Callable[..., Sequence[Tensor]] = torch.compile(graph)
-        return compiled
+
+def value_and_gradients(
+    objective: nn.Module, arrays: Sequence[Tensor], values: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the loss and its gradients with respect to all parameters, to be traced.
+
+    Parameters
+    ----------
+    objective : nn.Module
+        The loss.
+    arrays : sequence of Tensor
+        Those of a :class:`Batch`.
+    values : sequence of Tensor
+        Values of the parameters, in the order of ``objective.parameters()``.
+    """
+    names = [name for name, _ in objective.named_parameters()]
+    n_beads = arrays[0].shape[1]
+    with torch.enable_grad(), forms_for_compiler(objective, n_beads=n_beads):  # type: ignore[no-untyped-call]
+        leaves = [value.detach().requires_grad_() for value in values]
+        state = dict(zip(names, leaves, strict=True))
+        loss = torch.func.functional_call(objective, state, tuple(arrays))
+        # Materialised: an additive constant of the energy has no gradient at all.
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    return [loss.detach(), *gradients]
+
+
+def layouts(tensors: Sequence[Tensor]) -> Layouts:
+    """Return shapes and strides of tensors."""
+    return tuple((tensor.shape, tensor.stride()) for tensor in tensors)
+
+
+def traced(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphModule:
+    """Return a function of tensors as one graph of elementary operators; nothing is computed."""
+    # One fake mode for all of it, which inductor asks for. Buffers become constants.
+    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+    graph: fx.GraphModule = trace(*examples)
+    return graph
+
+
+def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
+    """Compile a traced graph for tensors of certain layouts, which the result does not check.
+
+    Straight to inductor: dynamo, below ``torch.compile``, would trace again what is traced already,
+    look at every call whether anything in the graph has changed, and give up after some graphs in
+    one process. On CPU all kernels and the calls between them become one C++ file: Python between
+    kernels would take longer than those of small networks.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        Takes tensors, returns tensors.
+    examples : sequence of Tensor
+        Its arguments, to tell their layouts.
+    """
+    # Importing inductor takes a second.
+    from torch._inductor import compile as compile_with_inductor
+
+    options = {"cpp_wrapper": True} if examples[0].device.type == "cpu" else None
+    return cast(Callable[..., Any], compile_with_inductor(graph, list(examples), options=options))
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -291,7 +347,7 @@ class _PrecomputedGradient(torch.autograd.Function):
     ) -> Tensor:
         arrays = list(tensors[:n_arrays])
         parameters = [p.detach() for p in tensors[n_arrays:]]
-        loss, *gradients = graph(arrays, parameters)
+        loss, *gradients = graph(*arrays, *parameters)
         ctx.n_arrays = n_arrays
         ctx.save_for_backward(*gradients)
         return loss

@@ -266,17 +266,27 @@ class HardwareConfig:
     precision : {"32-true", "64-true"}
         Floating point precision of parameters and loss.
     backend : {"auto", "eager", "compiled"}
-        ``compiled`` traces loss and gradient into one graph for ``torch.compile`` (about a minute
-        at the start, then up to twice as fast); ``auto`` compiles where a C++ compiler is found.
+        ``compiled`` traces whole steps (with several devices: loss and gradient) into one graph for
+        ``torch.compile``: up to a minute at the start, less if the same was compiled before, then
+        several times as fast. ``auto`` compiles where a C++ compiler is found.
+    threads : int or None
+        Threads on CPU; None for torch's own choice, usually all cores.
     """
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "64-true"] = "32-true"
     backend: Literal["auto", "eager", "compiled"] = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         require(self.devices >= 1, "hardware.devices", self.devices, "at least 1")
+        require(
+            self.threads is None or self.threads >= 1,
+            "hardware.threads",
+            self.threads,
+            "at least 1, or null for torch's own choice",
+        )
         for name, allowed in (
             ("accelerator", ("auto", "cpu", "cuda")),
             ("precision", ("32-true", "64-true")),

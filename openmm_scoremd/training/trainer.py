@@ -35,7 +35,8 @@ from openmm_scoremd.training.checkpoint import (
 from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
 from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.log import LogRow, TrainingLog
-from openmm_scoremd.training.objective import choose_objective
+from openmm_scoremd.training.objective import CompiledObjective, choose_objective
+from openmm_scoremd.training.steps import CompiledSteps
 from openmm_scoremd.weights import TrainedModel, save_weights
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,16 @@ class Trainer:
             fused=True,
         )
         chosen = choose_objective(objective, backend=config.hardware.backend)
+        self.steps: CompiledSteps | None = None
+        # Several processes average their gradients in the middle of a step.
+        if isinstance(chosen, CompiledObjective) and self.fabric.world_size == 1:
+            self.steps = CompiledSteps(
+                objective,
+                optimizer,
+                self.average,
+                gradient_clip=config.optimizer.gradient_clip,
+                ema_decay=config.optimizer.ema_decay,
+            )
         self.objective: nn.Module
         self.optimizer: torch.optim.Optimizer
         self.objective, self.optimizer = self.fabric.setup(chosen, optimizer)
@@ -196,7 +207,10 @@ class Trainer:
     def _train_steps(self, first: int, stop: int) -> LogRow:
         """Do some steps without waiting for the device, then check that all losses are finite."""
         began = time.perf_counter()
-        losses = torch.stack([self._train_step(step) for step in range(first, stop)])
+        if self.steps is None:
+            losses = torch.stack([self._train_step(step) for step in range(first, stop)])
+        else:
+            losses = self._compiled_steps(self.steps, first, stop)
         # The mean over all processes, so that all of them stop at the same step.
         losses = cast(Tensor, self.fabric.all_reduce(losses, reduce_op="mean"))
         finite = torch.isfinite(losses)
@@ -214,6 +228,11 @@ class Trainer:
             * self.config.batch_size
             / (time.perf_counter() - began),
         )
+
+    def _compiled_steps(self, steps: CompiledSteps, first: int, stop: int) -> Tensor:
+        numbers = range(first, stop)
+        batches = (self.stream.batch(step) for step in numbers)
+        return steps.run(batches, [self._learning_rate(step) for step in numbers])
 
     def _train_step(self, step: int) -> Tensor:
         batch = self.stream.batch(step).part(self.fabric.global_rank, self.fabric.world_size)

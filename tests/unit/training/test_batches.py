@@ -257,11 +257,72 @@ def test_region_draws():
     region = torch.tensor([2, 0, 1, 0, 2, 2, 0, 2])
     draws = RegionDraws(region, weights=torch.tensor([1.0, 1.0, 2.0]), size=3)
     generator = torch.Generator().manual_seed(3)
-    chosen = draws.draw(24_000, 10, generator).view(-1, 3, 10)
-    regions = region[chosen]
-    assert (regions == regions[:, :1]).all()
+    chosen = draws.draw(40, 600, 10, generator)
+    assert chosen.shape == (40, 600)
+    # Of a step: 20 sets for each of 10 times, each of 3 frames in a row.
+    regions = region[chosen].view(40, 20, 3, 10)
+    assert (regions == regions[:, :, :1]).all()
     share = torch.bincount(regions.flatten()) / 24_000
     torch.testing.assert_close(share, torch.tensor([0.25, 0.25, 0.5]), rtol=0.0, atol=0.03)
     # Within a region all frames alike.
     counts = torch.bincount(chosen.flatten())[region == 0].double()
     assert float(counts.max() / counts.min()) < 1.2
+    # Sets of a step, of times and of steps are drawn independently of each other.
+    by_set = regions[:, :, 0].double()
+    for one, other in (
+        (by_set[:, 0], by_set[:, 1]),
+        (by_set[..., 0], by_set[..., 1]),
+        (by_set[0], by_set[1]),
+    ):
+        assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.3
+
+
+def numbered_frames(n):
+    """Frame i is the number i everywhere."""
+    return torch.arange(float(n))[:, None, None].expand(n, 1, 2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_step_of_a_block_has_its_own_regions_and_times(world_size):
+    # Regions are the hundreds of 1000 frames; 48 of 60 frames are probed, 12 of them at one of four
+    # times, in sets of three.
+    region = torch.arange(1000) // 100
+    draws = RegionDraws(region, weights=torch.ones(10), size=3)
+    options = {"augmentation": "none", "batch_size": 60, "n_probed": 48, "n_shared_times": 4}
+    stream = make_stream(
+        numbered_frames(1000),
+        probed_regions=draws,
+        probed_times=lambda uniform: 10.0 + uniform,
+        **options,
+    )
+    plain = make_stream(numbered_frames(1000), **options)
+    sets = []
+    for step in (0, 1, 2, 63, 64):
+        whole = stream.batch(step)
+        # The other frames are those of the shuffled data, at their own kind of times.
+        assert torch.equal(whole.x0[48:], plain.batch(step).x0[48:])
+        assert float(whole.t[48:].max()) <= 0.6
+        assert len(whole.t[48:].unique()) == 12
+        for rank in range(world_size):
+            part, n, n_times = whole.part(rank, world_size), 48 // world_size, 4 // world_size
+            t = part.t[:n].view(12, n_times)
+            assert torch.equal(t, t[:1].expand(12, n_times))
+            assert len(t[0].unique()) == n_times
+            assert ((t >= 10.0) & (t < 11.0)).all()
+            of_times = region[part.x0[:n, 0, 0].long()].view(4, 3, n_times)
+            assert torch.equal(of_times, of_times[:, :1].expand(4, 3, n_times))
+            sets.append(of_times[:, 0].flatten())
+    # Drawn anew for every set, and in every step.
+    assert all(len(of_step.unique()) > 2 for of_step in sets)
+    assert len({tuple(of_step.tolist()) for of_step in sets}) == len(sets)
+
+
+def test_region_draws_are_a_function_of_seed_and_step():
+    draws = RegionDraws(torch.arange(1000) // 100, weights=torch.ones(10), size=3)
+    options = {"batch_size": 60, "n_probed": 48, "n_shared_times": 4, "probed_regions": draws}
+    frames = torch.randn(1000, 2, 3, generator=torch.Generator().manual_seed(1))
+    in_order = make_stream(frames, **options)
+    expected = [in_order.batch(step) for step in range(70)]
+    fresh = make_stream(frames, **options)
+    for step in (69, 3, 64, 63):
+        assert same(fresh.batch(step), expected[step])

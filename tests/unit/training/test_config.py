@@ -70,6 +70,7 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
         (HardwareConfig, {"accelerator": "tpu"}),
         (HardwareConfig, {"precision": "16-true"}),
         (HardwareConfig, {"backend": "jit"}),
+        (HardwareConfig, {"threads": 0}),
         (TrainingConfig, {"epochs": 0}),
         (TrainingConfig, {"batch_size": 0}),
         (TrainingConfig, {"log_steps": 0}),

@@ -94,7 +94,27 @@ def value_and_gradients(objective, arrays, factor=1.0):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    monkeypatch.setattr(torch, "compile", lambda graph: graph)
+    for module in ("objective", "steps"):
+        monkeypatch.setattr(
+            f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
+        )
+
+
+def test_another_layout_is_compiled_anew(make_objective, monkeypatch):
+    # A compiled graph would read arrays of other strides wrongly, without a word.
+    compiled = []
+
+    def compile_graph(graph, examples):
+        compiled.append([(array.shape, array.stride()) for array in examples])
+        return graph
+
+    monkeypatch.setattr("openmm_scoremd.training.objective.compile_graph", compile_graph)
+    objective, arrays = CompiledObjective(make_objective()), make_arrays()
+    turned = [array.transpose(0, -1).contiguous().transpose(0, -1) for array in arrays]
+    losses = [float(objective(*chosen).detach()) for chosen in (arrays, turned, arrays, turned)]
+    assert losses == pytest.approx([losses[0]] * 4)
+    assert len(compiled) == 2
+    assert compiled[0] != compiled[1]
 
 
 def test_loss_is_the_mean_over_the_batch(make_objective):
@@ -237,17 +257,19 @@ def test_gradients_are_finite_differences(make_objective, kind):
 def test_traced_graph_has_value_and_gradients_of_the_plain_loss(make_objective, name, kind):
     plain = make_objective(name, kind)
     traced = CompiledObjective(copy.deepcopy(plain))
+    # Attention has another form in there, and probes magnify rounding.
+    tolerance = 1e-10 if kind == "denoising" else 1e-8
     for seed in (0, 1, 2):  # the graph is reused: nothing of the first batch may be baked in
         arrays = make_arrays(seed=seed, kind=kind)
         expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-2 * tolerance)
     # Nor of the first weights.
     with torch.no_grad():
         for objective in (plain, traced):
             for p in objective.parameters():
                 p *= 1.1
     expected, found = (value_and_gradients(o, arrays) for o in (plain, traced))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-2 * tolerance)
 
 
 @pytest.mark.usefixtures("uncompiled")

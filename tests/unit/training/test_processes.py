@@ -1,5 +1,6 @@
 """Training in processes of its own: killed for real, and several that share the batches."""
 
+import dataclasses
 import os
 import pickle
 import random
@@ -106,10 +107,13 @@ def test_kill_9_at_random_moments(planar, make_config, tmp_path, spawn, assert_s
 
 #: Of 16 frames in a batch, 8 have probes, and 4 of them one time.
 CENTRED = FokkerPlanckConfig(alpha=0.1, estimator="centred", fraction=0.5, group_size=4)
+REGIONAL = dataclasses.replace(
+    CENTRED, frames="regions", times="log-noise", region_alpha=0.1, region_size=2
+)
 
 
 @pytest.mark.parametrize(
-    "regulariser", [FokkerPlanckConfig(), FokkerPlanckConfig(alpha=1e-3), CENTRED]
+    "regulariser", [FokkerPlanckConfig(), FokkerPlanckConfig(alpha=1e-3), CENTRED, REGIONAL]
 )
 def test_two_processes_do_what_one_does(
     molecule, make_config, tmp_path, spawn, read_run, regulariser
