@@ -3,6 +3,7 @@
 #   make demo     the main job, end to end: shipped model, start frames, simulation, pictures
 #   make test     all tests (those that need a GPU skip themselves without one)
 #   make lint     ruff and mypy
+#   make docs     the documentation as web pages: build/docs/index.html
 #   make install  only the virtual environment
 #   make clean    remove caches and build products; keeps the environment and your results
 #
@@ -23,7 +24,7 @@ RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 INSTALLED_FOR = $(CURDIR) [$(EXTRAS)]
 
-.PHONY: help demo test lint install clean FORCE
+.PHONY: help demo test lint docs install clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -42,11 +43,15 @@ lint: $(STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(STAMP)
+	$(RUN) -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "Open build/docs/index.html"
+
 install: $(STAMP)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find openmm_scoremd tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find openmm_scoremd tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment points at this folder (pip install -e), so a copied or moved tree installs again;
 # so does one whose Python has gone.

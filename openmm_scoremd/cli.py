@@ -10,12 +10,24 @@ import sys
 import types
 from collections.abc import Sequence
 from inspect import Parameter, signature
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from openmm_scoremd._io import package_versions
 from openmm_scoremd.cli_commands import COMMANDS, train
 from openmm_scoremd.errors import ConfigurationError, InconsistentError, ScoreMDError
 from openmm_scoremd.progress import console
+
+if TYPE_CHECKING:
+    import jsonargparse
 
 DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step by step."
 
@@ -88,7 +100,9 @@ def build_overview() -> argparse.ArgumentParser:
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:
-    """Return the parser of a command other than ``train``, made from the function's signature."""
+    """Return the parser of a command, made from its signature (``train``: its configuration)."""
+    if command == "train":
+        return _training_parser()
     function = COMMANDS[command]
     parser = _Parser(prog=f"scoremd {command}", description=function.__doc__, allow_abbrev=False)
     hints = get_type_hints(function, include_extras=True)
@@ -97,10 +111,10 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _train(arguments: list[str]) -> None:
+def _training_parser() -> jsonargparse.ArgumentParser:
     import jsonargparse
 
-    from openmm_scoremd.training.config_file import add_training_arguments, parse_training_arguments
+    from openmm_scoremd.training.config_file import add_training_arguments
 
     parser = jsonargparse.ArgumentParser(
         prog="scoremd train",
@@ -114,7 +128,13 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--expert", help="train only this expert of a mixture, or go on with it")
     add_training_arguments(parser)
-    config, options = parse_training_arguments(parser, arguments)
+    return parser
+
+
+def _train(arguments: list[str]) -> None:
+    from openmm_scoremd.training.config_file import parse_training_arguments
+
+    config, options = parse_training_arguments(_training_parser(), arguments)
     train(
         config,
         output=options["output"],

@@ -27,6 +27,7 @@ from openmm_scoremd.errors import (
 )
 from openmm_scoremd.fokker_planck_error import FokkerPlanckError, fokker_planck_error
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.run_folder import SIDECAR
 from openmm_scoremd.simulation.trajectories import load_replicas, replica_breaks
 from openmm_scoremd.weights import load_weights
 
@@ -107,9 +108,9 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
     Parameters
     ----------
     folder : path-like
-        Folder of a run, or any folder of trajectories. ``run.json`` there says how far apart frames
-        are, and ``trajectories.json`` at which frames replicas were started again, so that nothing
-        looks across; either may be missing.
+        Folder of a run, or any folder of trajectories. ``trajectories.json`` there says how far
+        apart frames are and at which frames replicas were started again, so that nothing looks
+        across; ``run.json`` tells the former for other trajectories. Both may be missing.
     n_beads : int
         Beads of one replica.
 
@@ -130,7 +131,7 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
     return SampleSet(
         positions,
         breaks=replica_breaks(path),
-        frame_interval=_frame_interval(path / "run.json"),
+        frame_interval=_frame_interval(path),
     )
 
 
@@ -291,19 +292,28 @@ def _fokker_planck(
     )
 
 
-def _frame_interval(path: Path) -> float | None:
-    """Return the time between frames in ps that a run's record tells, if it does."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        results, arguments = record["results"], record["arguments"]
-        if "frame_interval_ps" in results:
-            found = float(results["frame_interval_ps"])
-        else:
-            found = float(arguments["timestep"]) * float(arguments["interval"])
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        logger.warning("the time between frames is unknown (%s: %r)", path.name, error)
-        return None
-    return found if 0.0 < found < float("inf") else None
+def _frame_interval(folder: Path) -> float | None:
+    """Return the time between frames in ps that the records of a folder tell, if they do."""
+    reasons = []
+    # A run that is not at its end, or was made in Python, has only the first.
+    for name in (SIDECAR, "run.json"):
+        try:
+            found = _recorded_interval(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            reasons.append(f"{name}: {error!r}")
+            continue
+        return found if 0.0 < found < float("inf") else None
+    logger.warning("the time between frames is unknown (%s)", "; ".join(reasons))
+    return None
+
+
+def _recorded_interval(record: Any) -> float:
+    if "timestep_ps" in record:
+        return float(record["timestep_ps"]) * float(record["interval"])
+    results, arguments = record["results"], record["arguments"]
+    if "frame_interval_ps" in results:
+        return float(results["frame_interval_ps"])
+    return float(arguments["timestep"]) * float(arguments["interval"])
 
 
 def _load_reference(model: ScoreModelFile, path: str | os.PathLike[str]) -> CGDataset:

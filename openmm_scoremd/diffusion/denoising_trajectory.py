@@ -163,10 +163,11 @@ def sample_time_parallel_trajectory(
         Steps that are computed together.
     tolerance : float
         Largest change of a coordinate, in standardised units, that counts as none.
-    score_fn, x0, t, step_size, n_frames, generator, steps_per_frame, temperature_ratio, project, \
-progress
+    score_fn, x0, t, step_size, n_frames, generator
         As in :func:`sample_denoising_trajectory`, also the order in which the noise is drawn.
         ``score_fn`` gets up to B * W frames, and must treat every frame for itself.
+    steps_per_frame, temperature_ratio, project, progress
+        As there.
 
     Returns
     -------

@@ -194,6 +194,13 @@ class TestRuns:
         assert found.frame_interval == pytest.approx(0.1)
         assert found.segments == ((0, 0, 10), (1, 0, 4), (1, 4, 10), (2, 0, 7), (2, 7, 10))
 
+    def test_time_of_a_run_that_is_not_at_its_end(self, run, caplog):
+        write_sidecar(run, breaks=[])
+        record = json.loads((run / "trajectories.json").read_text())
+        (run / "trajectories.json").write_text(json.dumps({**record, "timestep_ps": 0.004}))
+        assert read_run(run, n_beads=4).frame_interval == pytest.approx(0.2)
+        assert caplog.text == ""
+
     def test_time_of_denoising_trajectories(self, run):
         record = {"arguments": {"interval": 50}, "results": {"frame_interval_ps": 0.3}}
         (run / "run.json").write_text(json.dumps(record))
