@@ -1,17 +1,20 @@
 """Runs of replicas that are killed, resumed, left alone for long: what can be relied on.
 
     python benchmarks/reliability.py                 # kill -9 at 50 moments; about 15 minutes
+    python benchmarks/reliability.py --independence  # moving one replica; some minutes
     python benchmarks/reliability.py --long          # 5e7 replica-steps unattended; 1 to 2 hours
+    python benchmarks/reliability.py --long --summary  # how far it is now
+    python benchmarks/reliability.py --write-docs    # bring docs/reliability.md up to date
 
 The first: ``scoremd simulate`` of the shipped model on the Reference platform is killed with
 SIGKILL at random moments after its start, part of the preparation included, and resumed with the
 same command until it ends; a run that ends before all kills are done is followed by another one
 with the next seed. Trajectories, state data and the record of breaks must be those of a run that
-nobody killed, byte by byte. Also: a replica that is moved changes no other one by a single bit.
+nobody killed, byte by byte. The second: a replica that is moved changes no other one by a bit.
 
-The second can be stopped in any way and goes on with the same command. It reports temperature,
+The third can be stopped in any way and goes on with the same command. It reports temperature,
 replicas that broke and memory over time; at 8,000 to 20,000 replica-steps/s it takes 0.7 to 1.7
-hours. Both write their part of benchmarks/results/reliability.json.
+hours. Each writes its part of benchmarks/results/reliability.json.
 """
 
 from __future__ import annotations
@@ -21,25 +24,26 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from reliability_long import long_summary, run_long
+from reliability_page import write_page
 from rich.console import Console
 
 from openmm_scoremd import ScoreModelFile
 from openmm_scoremd._io import package_versions, write_json
-from openmm_scoremd.progress import progress_bar, signals_held_back
+from openmm_scoremd.model_file import Backend
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run import ReplicaRun
-from openmm_scoremd.simulation.run_folder import CHECKPOINT, FAILURES, SETTINGS, Checkpoint
+from openmm_scoremd.simulation.run_folder import CHECKPOINT, SETTINGS, Checkpoint
 from openmm_scoremd.simulation.settings import RunSettings
 from openmm_scoremd.simulation.trajectories import load_replicas
 
@@ -47,6 +51,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
 OUTPUT = ROOT / "benchmarks" / "results" / "reliability.json"
 LONG_FOLDER = ROOT / "runs" / "reliability_long"
+
+MOVED = 3  # the replica that is moved
 
 console = Console()
 
@@ -214,118 +220,35 @@ def benchmark_kills(protocol: KillProtocol, folder: Path) -> dict[str, Any]:
     }
 
 
-def benchmark_independence(replicas: int = 10, steps: int = 500) -> dict[str, Any]:
+def benchmark_independence(replicas: int, steps: int) -> dict[str, Any]:
     """Move one replica and compare the others, on every platform without a GPU."""
     model = ScoreModelFile(SHIPPED)
     start = model.sample(replicas, seed=0)
-    results = {}
-    for platform in ("Reference", "CPU"):
+    results = []
+    backends: tuple[Backend, ...] = ("auto", "compiled")
+    for platform, backend in itertools.product(("Reference", "CPU"), backends):
         ends = []
         for shift in (0.0, 0.003):
-            simulation = ReplicaSimulation(model, replicas=replicas, seed=1, platform=platform)
+            simulation = ReplicaSimulation(
+                model, replicas=replicas, seed=1, platform=platform, backend=backend
+            )
             frames = start.copy()
-            frames[3, 1] += shift
+            frames[MOVED, 1] += shift
             simulation.set_positions(frames)
             simulation.warm_up()
             simulation.step(steps)
             ends.append(simulation.positions)
         difference = np.abs(ends[0] - ends[1]).max(axis=(1, 2))
-        results[platform] = {
-            "moved_replica_nm": float(difference[3]),
-            "others_nm": float(np.delete(difference, 3).max()),
-        }
+        results.append(
+            {
+                "platform": platform,
+                "backend": backend,
+                "moved_replica_nm": float(difference[MOVED]),
+                "others_nm": float(np.delete(difference, MOVED).max()),
+            }
+        )
+        console.print(results[-1], highlight=False)
     return {"replicas": replicas, "steps": steps, "largest_difference": results}
-
-
-def resident_megabytes() -> float:
-    """Return the memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def benchmark_long(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
-    """Simulate for long, or go on with it; None if it was stopped before its end."""
-    model = ScoreModelFile(SHIPPED)
-    if (folder / SETTINGS).exists():
-        opened = ReplicaRun.resume(model, folder, steps=settings.steps)
-    else:
-        opened = ReplicaRun.start(model, folder, settings)
-    began, noted = time.perf_counter(), 0.0
-    with opened as run, signals_held_back() as stop, progress_bar("simulating") as advance:
-        first = run.step
-
-        def report(done: int, total: int, text: str) -> None:
-            nonlocal noted
-            if time.perf_counter() - noted > 10.0:
-                noted = time.perf_counter()
-                with open(folder / "memory.csv", "a", encoding="utf-8") as file:
-                    file.write(f"{os.getpid()},{run.step},{resident_megabytes():.1f}\n")
-            advance(done, total, text)
-
-        ended = run.advance(progress=report, stop=stop)
-        speed = (run.step - first) * settings.replicas / (time.perf_counter() - began)
-        if not ended:
-            console.print(f"stopped at step {run.step}; the same command goes on")
-            return None
-        restarts, frozen = len(run.marks.breaks), len(run.marks.frozen)
-    return {
-        "replicas": settings.replicas,
-        "replica_steps": settings.replicas * settings.steps,
-        "replica_steps_per_second_of_the_last_process": speed,
-        "restarts": restarts,
-        "frozen": frozen,
-        **failures(folder),
-        **temperatures(folder, model.temperature),
-        "memory": memory(folder),
-    }
-
-
-def failures(folder: Path) -> dict[str, int]:
-    """Count replicas that broke, NaN among them, and NaN that got into a trajectory."""
-    reasons = [str(np.load(path)["reason"]) for path in (folder / FAILURES).glob("*.npz")]
-    unhandled = int((~np.isfinite(load_replicas(folder, n_beads=5))).any(axis=(2, 3)).sum())
-    handled = sum("NaN" in reason for reason in reasons)
-    return {"broken": len(reasons), "nan_handled": handled, "nan_frames_written": unhandled}
-
-
-def temperatures(folder: Path, target: float) -> dict[str, Any]:
-    """Return mean kinetic temperatures after the first tenth."""
-    state = np.load(folder / "state.npy")[:, :, 1].astype(np.float64)
-    per_replica = np.nanmean(state[len(state) // 10 :], axis=0)
-    mean = float(np.nanmean(per_replica))
-    return {
-        "temperature_K": mean,
-        "temperature_error": mean / target - 1.0,
-        "temperature_standard_error_K": float(np.nanstd(per_replica) / np.sqrt(per_replica.size)),
-        "coldest_and_hottest_replica_K": [
-            float(np.nanmin(per_replica)),
-            float(np.nanmax(per_replica)),
-        ],
-    }
-
-
-def memory(folder: Path) -> dict[str, Any]:
-    """Return figures of memory over time, and draw them."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    processes, steps, used = np.loadtxt(folder / "memory.csv", delimiter=",", ndmin=2).T
-    last = processes == processes[-1]
-    tail = np.flatnonzero(last)[last.sum() // 10 :]
-    slope = float(np.polyfit(steps[tail], used[tail], 1)[0]) if len(tail) > 2 else float("nan")
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    axes.plot(steps, used, ".-", markersize=2)
-    axes.set(xlabel="step", ylabel="resident memory (MB)", ylim=(0, 1.2 * used.max()))
-    figure.savefig(folder / "memory.png", dpi=150)
-    plt.close(figure)
-    return {
-        "megabytes_at_a_tenth_and_at_the_end": [float(used[tail[0]]), float(used[-1])],
-        "megabytes_largest": float(used.max()),
-        "megabytes_per_million_steps": 1e6 * slope,
-        "samples": len(used),
-    }
 
 
 def write_part(name: str, content: dict[str, Any], output: Path) -> None:
@@ -340,36 +263,51 @@ def write_part(name: str, content: dict[str, Any], output: Path) -> None:
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--long", action="store_true", help="the unattended run instead")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--long", action="store_true", help="the unattended run instead")
+    chosen.add_argument("--independence", action="store_true", help="move one replica instead")
+    chosen.add_argument("--write-docs", action="store_true", help="fill docs/reliability.md only")
+    parser.add_argument("--summary", action="store_true", help="of the long run so far")
     parser.add_argument("--kills", type=int, default=KillProtocol.kills)
-    parser.add_argument("--replicas", type=int, help="8, or 100 of the long run")
-    parser.add_argument("--steps", type=int, help="20000, or 500000 of the long run")
+    parser.add_argument("--replicas", type=int, help="8 to kill, otherwise 100")
+    parser.add_argument("--steps", type=int, help="20000, 300 to move, 500000 of the long run")
     parser.add_argument("--window", type=float, default=KillProtocol.window, metavar="SECONDS")
+    parser.add_argument("--backend", choices=get_args(Backend), help="of the long run")
     parser.add_argument("--folder", type=Path, help="of the long run", default=LONG_FOLDER)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    if given.long:
+    if given.write_docs:
+        write_page(given.output)
+    elif given.long:
         settings = RunSettings(
-            replicas=given.replicas or 100, steps=given.steps or 500_000, interval=500
+            replicas=given.replicas or 100,
+            steps=given.steps or 500_000,
+            interval=500,
+            backend=given.backend or "auto",
         )
-        result = benchmark_long(given.folder, settings)
-        if result is not None:
-            write_part("long", result, given.output)
-            console.print_json(data=result)
-        return
-    protocol = KillProtocol(
-        kills=given.kills,
-        replicas=given.replicas or KillProtocol.replicas,
-        steps=given.steps or KillProtocol.steps,
-        window=given.window,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        killed = benchmark_kills(protocol, Path(folder))
-    result = {**killed, "independence": benchmark_independence()}
-    write_part("kills", result, given.output)
-    console.print_json(data={k: v for k, v in result.items() if k != "moments"})
-    if not (killed["all_bitwise"] and killed["all_complete"]):
-        raise SystemExit("a resumed run differs from an uninterrupted one")
+        if not given.summary:
+            run_long(SHIPPED, given.folder, settings)
+        result = long_summary(SHIPPED, given.folder)
+        write_part("long", result, given.output)
+        console.print_json(data={k: v for k, v in result.items() if k != "memory_over_time"})
+    elif given.independence:
+        found = benchmark_independence(given.replicas or 100, given.steps or 300)
+        write_part("independence", found, given.output)
+        if any(entry["others_nm"] > 0.0 for entry in found["largest_difference"]):
+            raise SystemExit("moving one replica changed another one")
+    else:
+        protocol = KillProtocol(
+            kills=given.kills,
+            replicas=given.replicas or KillProtocol.replicas,
+            steps=given.steps or KillProtocol.steps,
+            window=given.window,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            killed = benchmark_kills(protocol, Path(folder))
+        write_part("kills", killed, given.output)
+        console.print_json(data={k: v for k, v in killed.items() if k != "moments"})
+        if not (killed["all_bitwise"] and killed["all_complete"]):
+            raise SystemExit("a resumed run differs from an uninterrupted one")
 
 
 if __name__ == "__main__":

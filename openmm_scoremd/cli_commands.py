@@ -228,6 +228,7 @@ def simulate(
     timestep: Annotated[float | None, "in ps; 0.002 if not given"] = None,
     friction: Annotated[float | None, "in 1/ps; 1 if not given"] = None,
     temperature: Annotated[float | None, "in K; the model's if not given"] = None,
+    potential_scale: Annotated[float | None, "factor of the potential; 1 if not given"] = None,
     equilibration: Annotated[str | None, "time before, not written, such as 10ps"] = None,
     start: Annotated[
         str | None, "frames to begin from (.dcd, .xtc, .pdb); independent ones if not given"
@@ -268,7 +269,7 @@ def simulate(
         "timestep": timestep, "friction": friction, "temperature": temperature,
         "equilibration": equilibration, "format": format, "files": files, "margin": margin,
         "on_failure": on_failure, "jumps": jumps, "checkpoint_seconds": checkpoint_seconds,
-        "platform": platform, "backend": backend,
+        "platform": platform, "backend": backend, "potential_scale": potential_scale,
     }  # fmt: skip
     file = load_model(model, device)
     print(simulate_replicas(file, output, options, start=start, resume=resume))

@@ -12,10 +12,17 @@ import torch
 from numpy.typing import NDArray
 from openmm import unit
 
+from openmm_scoremd.adjustable import (
+    SCALE_PARAMETER,
+    TIME_PARAMETER,
+    Adjustable,
+    NoiseLevelEnergy,
+)
 from openmm_scoremd.artifact import ModelArchive, SelfTest, read_archive
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.native.network import NativeNetwork, Unit
 from openmm_scoremd.torchscript import (
+    ScriptModule,
     energy_and_forces,
     load_archive,
     optimised,
@@ -25,14 +32,15 @@ from openmm_scoremd.torchscript import (
 logger = logging.getLogger(__name__)
 
 FloatArray: TypeAlias = NDArray[np.float64]
-#: Positions (M, 3) in nm of all particles to energy (kJ/mol) and forces (M, 3) (kJ/mol/nm).
-Evaluation: TypeAlias = Callable[[FloatArray], tuple[float, FloatArray]]
+#: Positions (M, 3) in nm of all particles, and the diffusion time where it can be changed, to
+#: energy (kJ/mol) and forces (M, 3) (kJ/mol/nm).
+Evaluation: TypeAlias = Callable[[FloatArray, float | None], tuple[float, FloatArray]]
 
 
 class ModelComputation:
     """The function behind a PythonForce.
 
-    A pickle of it (and so the XML of its System) holds four settings and no code; the model is
+    A pickle of it (and so the XML of its System) holds five settings and no code; the model is
     loaded at the first call, after its hash was verified.
 
     Parameters
@@ -45,12 +53,19 @@ class ModelComputation:
         Particles that are beads; empty for all.
     device : str or None
         Where the model runs; None for CUDA where the process has it, otherwise CPU.
+    adjustable : {"nothing", "scale", "scale-and-time"}
+        What the Context has parameters for.
     """
 
     def __init__(
-        self, path: str, sha256: str, particles: tuple[int, ...], device: str | None
+        self,
+        path: str,
+        sha256: str,
+        particles: tuple[int, ...],
+        device: str | None,
+        adjustable: Adjustable = "nothing",
     ) -> None:
-        self._settings = (path, sha256, particles, device)
+        self._settings = (path, sha256, particles, device, adjustable)
         self._evaluate: Evaluation | None = None
 
     def __reduce__(self) -> tuple[type[ModelComputation], tuple[object, ...]]:
@@ -70,11 +85,18 @@ class ModelComputation:
         """
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if self._evaluate is None:
-            path, sha256, particles, device = self._settings
+            path, sha256, particles, device, _ = self._settings
             archive = read_archive(path, sha256=sha256)
             check_count(particles, archive.metadata.n_beads, len(positions))
             self._evaluate = self._load(archive, particles, device)
-        return self._evaluate(positions)
+        adjustable = self._settings[-1]
+        if adjustable == "nothing":
+            return self._evaluate(positions, None)
+        parameters = state.getParameters()
+        t = parameters[TIME_PARAMETER] if adjustable == "scale-and-time" else None
+        energy, forces = self._evaluate(positions, t)
+        scale = parameters[SCALE_PARAMETER]
+        return scale * energy, scale * forces
 
     def _load(
         self, archive: ModelArchive, particles: tuple[int, ...], device: str | None
@@ -82,9 +104,11 @@ class ModelComputation:
         target = device or ("cuda" if torch.cuda.is_available() else "cpu")
         module = load_archive(archive, device=target)
         select_particles(module, particles)
+        if self._settings[-1] == "scale-and-time":
+            return _at_noise_levels(module, archive, target)
         module = optimised(module)
 
-        def evaluate(positions: FloatArray) -> tuple[float, FloatArray]:
+        def evaluate(positions: FloatArray, _t: float | None) -> tuple[float, FloatArray]:
             energy, forces = energy_and_forces(module, torch.from_numpy(positions).to(target))
             return float(energy), forces.cpu().numpy()
 
@@ -107,7 +131,7 @@ class CompiledComputation(ModelComputation):
             return super()._load(archive, particles, device)
         beads = np.array(particles, dtype=np.intp)
 
-        def evaluate(positions: FloatArray) -> tuple[float, FloatArray]:
+        def evaluate(positions: FloatArray, _t: float | None) -> tuple[float, FloatArray]:
             chosen = positions[beads] if len(beads) else positions
             frames = chosen.reshape(-1, network.n_beads, 3)
             # Asked every time: users change the number of threads while they try things.
@@ -120,6 +144,21 @@ class CompiledComputation(ModelComputation):
             return float(energies.sum()), flat
 
         return evaluate
+
+
+def _at_noise_levels(module: ScriptModule, archive: ModelArchive, device: str) -> Evaluation:
+    metadata = archive.metadata
+    levels = NoiseLevelEnergy(module, metadata.schedule, metadata.t_min).eval()
+
+    def evaluate(positions: FloatArray, t: float | None) -> tuple[float, FloatArray]:
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
+            leaf = torch.from_numpy(positions).to(device).requires_grad_(True)
+            time = torch.tensor(metadata.t if t is None else t, dtype=torch.float64)
+            energy = levels.energies(leaf, time).sum()
+            (gradient,) = torch.autograd.grad([energy], [leaf])
+        return float(energy.detach()), -gradient.cpu().numpy()
+
+    return evaluate
 
 
 def compiled_model(archive: ModelArchive) -> NativeNetwork:

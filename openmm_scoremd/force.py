@@ -10,6 +10,9 @@ PythonForce     part of OpenMM; works with every torch; its XML contains the pat
 With ``backend="compiled"`` a PythonForce evaluates the same weights with a C++ kernel that is
 compiled for this machine at first use (:mod:`openmm_scoremd.native`): the fastest on CPU.
 
+A force may have Context parameters: the factor of its potential, and its diffusion time
+(:mod:`openmm_scoremd.adjustable`).
+
 NaN coordinates give NaN forces with either: replicas share one System, and one broken replica must
 not stop the others. :class:`~openmm_scoremd.simulation.replicas.ReplicaSimulation` watches for it.
 
@@ -32,6 +35,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import openmm
 import torch
 
+from openmm_scoremd.adjustable import (
+    SCALE_PARAMETER,
+    TIME_PARAMETER,
+    Adjustable,
+    NoiseLevelEnergy,
+    scaled,
+)
 from openmm_scoremd.artifact import ModelArchive, read_archive
 from openmm_scoremd.computation import (
     CompiledComputation,
@@ -41,10 +51,12 @@ from openmm_scoremd.computation import (
 )
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.torchscript import (
+    ScriptModule,
     checked_device,
     has_explicit_forces,
     load_archive,
     returning_forces,
+    script_module,
     select_particles,
 )
 
@@ -85,6 +97,7 @@ def create_force(
     device: str | None = None,
     force_group: int = 0,
     sha256: str | None = None,
+    adjustable: Adjustable = "nothing",
 ) -> openmm.Force:
     """Return the force of a model, to be added to a System with ``addForce``.
 
@@ -109,6 +122,11 @@ def create_force(
         OpenMM's force group, 0 to 31.
     sha256 : str, optional
         Expected hash of the model file.
+    adjustable : {"nothing", "scale", "scale-and-time"}
+        Context parameters: "scale" is ``scoremd_scale``, the factor of the potential, 1 at first;
+        "scale-and-time" also ``scoremd_time``, the diffusion time, at first the model's. A time
+        that can change costs the speed of a network folded at one time, explicit forces, CUDA
+        graphs and the compiled kernel; "compiled" then is "auto".
 
     Returns
     -------
@@ -134,14 +152,18 @@ def create_force(
     _check_choice("cuda_graphs", cuda_graphs, get_args(CudaGraphs))
     if not 0 <= force_group <= 31:
         raise InvalidInputError(f"force_group is {force_group}; OpenMM has groups 0 to 31")
+    _check_choice("adjustable", adjustable, get_args(Adjustable))
     archive = model if isinstance(model, ModelArchive) else read_archive(model, sha256=sha256)
     chosen = _checked_particles(particles, archive.metadata.n_beads, system)
+    if backend == "compiled" and adjustable == "scale-and-time":
+        logger.warning("backend 'auto' is used: the compiled kernel has one diffusion time only")
+        backend = "auto"
     resolved = choose_backend(resolve_compiled(archive, backend))
     if resolved == "torchforce":
-        force = _torchforce(archive, chosen, cuda_graphs)
+        force = _torchforce(archive, chosen, cuda_graphs, adjustable)
     else:
         kind = CompiledComputation if resolved == "compiled" else ModelComputation
-        force = _pythonforce(archive, chosen, device, kind)
+        force = _pythonforce(archive, chosen, device, kind, adjustable)
     force.setUsesPeriodicBoundaryConditions(False)
     force.setForceGroup(force_group)
     force.setName(FORCE_NAME)
@@ -220,15 +242,28 @@ def load_torchforce_plugin() -> Any:
 
 
 def _torchforce(
-    archive: ModelArchive, particles: tuple[int, ...], cuda_graphs: CudaGraphs
+    archive: ModelArchive,
+    particles: tuple[int, ...],
+    cuda_graphs: CudaGraphs,
+    adjustable: Adjustable,
 ) -> openmm.Force:
     module = load_archive(archive, device="cpu")
     select_particles(module, particles)
-    explicit = has_explicit_forces(module)
-    force = load_torchforce_plugin().TorchForce(returning_forces(module) if explicit else module)
+    explicit = has_explicit_forces(module) and adjustable != "scale-and-time"
+    if adjustable == "scale-and-time":
+        module = script_module(_noise_levels(module, archive))
+    elif adjustable == "scale":
+        module = scaled(module)
+    elif explicit:
+        module = returning_forces(module)
+    force = load_torchforce_plugin().TorchForce(module)
     force.setOutputsForces(explicit)
-    # Read by OpenMM's CUDA platform only.
-    force.setProperty("useCUDAGraphs", "true" if _wants_graphs(cuda_graphs) else "false")
+    # The order is that of the arguments.
+    for name, value in _parameters(archive, adjustable).items():
+        force.addGlobalParameter(name, value)
+    # Read by OpenMM's CUDA platform only. A time that changes asks for other networks.
+    graphs = adjustable != "scale-and-time" and _wants_graphs(cuda_graphs)
+    force.setProperty("useCUDAGraphs", "true" if graphs else "false")
     return force
 
 
@@ -237,10 +272,23 @@ def _pythonforce(
     particles: tuple[int, ...],
     device: str | None,
     kind: type[ModelComputation],
+    adjustable: Adjustable,
 ) -> openmm.Force:
     if device is not None:
         checked_device(device)
-    return openmm.PythonForce(kind(str(archive.path), archive.sha256, particles, device))
+    if adjustable == "scale-and-time":
+        _noise_levels(load_archive(archive, device="cpu"), archive)  # fails now and not in a step
+    settings = (str(archive.path), archive.sha256, particles, device)
+    return openmm.PythonForce(kind(*settings, adjustable), _parameters(archive, adjustable))
+
+
+def _noise_levels(module: ScriptModule, archive: ModelArchive) -> NoiseLevelEnergy:
+    return NoiseLevelEnergy(module, archive.metadata.schedule, archive.metadata.t_min)
+
+
+def _parameters(archive: ModelArchive, adjustable: Adjustable) -> dict[str, float]:
+    values = {SCALE_PARAMETER: 1.0, TIME_PARAMETER: archive.metadata.t}
+    return dict(list(values.items())[: get_args(Adjustable).index(adjustable)])
 
 
 def _wants_graphs(choice: CudaGraphs) -> bool:

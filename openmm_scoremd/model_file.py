@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import openmm
 import openmm.app as app
 import torch
 from numpy.typing import ArrayLike, NDArray
-from openmm import unit
 from torch import Tensor
 
+from openmm_scoremd.adjustable import Adjustable, NoiseLevelEnergy
 from openmm_scoremd.artifact import ModelMetadata, read_archive
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
@@ -24,7 +24,12 @@ from openmm_scoremd.iid import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.torchscript import ScriptModule, checked_device, energy_and_forces, load_archive
 from openmm_scoremd.trajectory_sampling import Trajectory, TrajectorySettings, draw_trajectory
-from openmm_scoremd.units import FloatOrQuantity, thermal_energy, to_kelvin
+from openmm_scoremd.units import (
+    FloatOrQuantity,
+    frames_in_nanometers,
+    thermal_energy,
+    to_kelvin,
+)
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
 
@@ -127,6 +132,17 @@ class ScoreModelFile:
 
         return score
 
+    @property
+    def noise_levels(self) -> NoiseLevelEnergy:
+        """Potential energy at other diffusion times than that of the force.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file holds no network with an energy.
+        """
+        return NoiseLevelEnergy(self._module, self.metadata.schedule, self.metadata.t_min)
+
     def replica_topology(self, replicas: int) -> app.Topology:
         """Return the OpenMM topology of ``replicas`` copies, one after another.
 
@@ -137,7 +153,13 @@ class ScoreModelFile:
         """
         return self.metadata.topology.to_openmm(replicas=replicas)
 
-    def create_system(self, *, replicas: int = 1, backend: Backend = "auto") -> openmm.System:
+    def create_system(
+        self,
+        *,
+        replicas: int = 1,
+        backend: Backend = "auto",
+        adjustable: Adjustable = "nothing",
+    ) -> openmm.System:
         """Return a System of non-interacting copies of the molecule.
 
         There is no CMMotionRemover: it would act on all replicas together. For 2-D models z is
@@ -149,6 +171,8 @@ class ScoreModelFile:
             Copies in the System.
         backend : {"auto", "torchforce", "pythonforce", "compiled"}
             Force class.
+        adjustable : {"nothing", "scale", "scale-and-time"}
+            Context parameters; see :func:`openmm_scoremd.force.create_force`.
 
         Returns
         -------
@@ -167,7 +191,8 @@ class ScoreModelFile:
         system = openmm.System()
         for mass in self.metadata.topology.masses * replicas:
             system.addParticle(mass)
-        system.addForce(self.create_force(backend=backend, system=system))
+        force = self.create_force(backend=backend, system=system, adjustable=adjustable)
+        system.addForce(force)
         return system
 
     def create_force(
@@ -178,6 +203,7 @@ class ScoreModelFile:
         backend: Backend = "auto",
         cuda_graphs: CudaGraphs = "auto",
         force_group: int = 0,
+        adjustable: Adjustable = "nothing",
     ) -> openmm.Force:
         """Return the model's force for a System of your own.
 
@@ -190,15 +216,19 @@ class ScoreModelFile:
             backend=backend,
             cuda_graphs=cuda_graphs,
             force_group=force_group,
+            adjustable=adjustable,
         )
 
-    def potential_energy(self, positions: ArrayLike) -> FloatArray:
+    def potential_energy(self, positions: ArrayLike, *, t: float | None = None) -> FloatArray:
         """Return the potential energy of frames.
 
         Parameters
         ----------
         positions : array or Quantity, shape (N, 3) or (F, N, 3), nm
             One frame, or several.
+        t : float, optional
+            Another diffusion time than that of the force: the potential of data blurred by its
+            noise, up to a constant that depends on ``t``; see :mod:`openmm_scoremd.adjustable`.
 
         Returns
         -------
@@ -208,9 +238,13 @@ class ScoreModelFile:
         Raises
         ------
         InvalidInputError
-            If the shape does not fit or a coordinate is not finite.
+            If the shape does not fit, a coordinate is not finite, or no network has an energy at
+            ``t``.
         """
         frames, leading = self._frames(positions)
+        if t is not None:
+            found = self.noise_levels.energies_of_frames(self._tensor(frames), t)
+            return np.asarray(found.cpu().numpy()).reshape(leading)
         with torch.no_grad():
             energies = [float(self._module(self._tensor(frame))) for frame in frames]
         return np.array(energies).reshape(leading)
@@ -357,41 +391,3 @@ class ScoreModelFile:
 
     def _tensor(self, positions: FloatArray) -> Tensor:
         return torch.from_numpy(positions).to(self._device)
-
-
-def frames_in_nanometers(positions: ArrayLike, n_beads: int) -> FloatArray:
-    """Return positions as floats in nm after a check of shape and values.
-
-    Parameters
-    ----------
-    positions : array or Quantity, shape (..., n_beads, 3), nm
-        Frames.
-    n_beads : int
-        Beads of one frame.
-
-    Returns
-    -------
-    ndarray, shape (..., n_beads, 3), nm
-        A copy in float64.
-
-    Raises
-    ------
-    InvalidInputError
-        If the shape does not fit or a coordinate is not finite.
-    """
-    values: Any = positions
-    if unit.is_quantity(values):
-        values = values.value_in_unit(unit.nanometer)
-    try:
-        frames = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"positions are not an array of numbers: {error}") from error
-    if frames.ndim < 2 or frames.shape[-2:] != (n_beads, 3):
-        raise InvalidInputError(
-            f"positions have shape {frames.shape}; the model has {n_beads} beads, so the shape "
-            f"must be ({n_beads}, 3) or (frames, {n_beads}, 3)"
-        )
-    broken = int((~np.isfinite(frames)).sum())
-    if broken:
-        raise InvalidInputError(f"{broken} coordinates are NaN or infinite; give finite positions")
-    return frames

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any, TypeAlias
 
+import numpy as np
 import openmm.unit as unit
+from numpy.typing import ArrayLike, NDArray
 
 from openmm_scoremd.errors import InvalidInputError
 
@@ -72,3 +74,41 @@ def _in_unit(value: Any, target: unit.Unit) -> float:
         raise InvalidInputError(
             f"{value!r} is not one number; give a float in {target} or an OpenMM Quantity"
         ) from error
+
+
+def frames_in_nanometers(positions: ArrayLike, n_beads: int) -> NDArray[np.float64]:
+    """Return positions as floats in nm after a check of shape and values.
+
+    Parameters
+    ----------
+    positions : array or Quantity, shape (..., n_beads, 3), nm
+        Frames.
+    n_beads : int
+        Beads of one frame.
+
+    Returns
+    -------
+    ndarray, shape (..., n_beads, 3), nm
+        A copy in float64.
+
+    Raises
+    ------
+    InvalidInputError
+        If the shape does not fit or a coordinate is not finite.
+    """
+    values: Any = positions
+    if unit.is_quantity(values):
+        values = values.value_in_unit(unit.nanometer)
+    try:
+        frames = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"positions are not an array of numbers: {error}") from error
+    if frames.ndim < 2 or frames.shape[-2:] != (n_beads, 3):
+        raise InvalidInputError(
+            f"positions have shape {frames.shape}; the model has {n_beads} beads, so the shape "
+            f"must be ({n_beads}, 3) or (frames, {n_beads}, 3)"
+        )
+    broken = int((~np.isfinite(frames)).sum())
+    if broken:
+        raise InvalidInputError(f"{broken} coordinates are NaN or infinite; give finite positions")
+    return frames

@@ -23,7 +23,7 @@ from openmm_scoremd.campaign.plan import Step
 from openmm_scoremd.campaign.record import StepRecord, read_record, write_record
 
 #: Commands that take ``--resume``, and the files that show that there is something to resume.
-RESUMABLE = {"train": "**/checkpoint.safetensors"}
+RESUMABLE = {"train": "**/checkpoint.safetensors", "simulate": "**/simulation.json"}
 
 _MAX_SPECIFICATION = 1 << 20
 _INTERRUPTED = 130

@@ -115,7 +115,9 @@ class Beginning:
             )
         frames = _redrawn(model, settings, guard, frames) if broken else frames
         if guard.bonds:
-            guard = with_energies(guard, model.potential_energy(frames), model.temperature)
+            # A flatter potential is climbed further, as with a higher temperature.
+            hottest = model.temperature / min(settings.potential_scale, 1.0)
+            guard = with_energies(guard, model.potential_energy(frames), hottest)
         return frames, guard
 
 
@@ -150,6 +152,8 @@ def make_simulation(
         platform=settings.platform,
         backend=settings.backend,
         prepare_system=prepare_system,
+        # Without the parameter a simulation is bit by bit what it was before there was one.
+        potential_scale=None if settings.potential_scale == 1.0 else settings.potential_scale,
     )
 
 

@@ -13,12 +13,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import openmm
 import openmm.app as app
-import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
+from openmm_scoremd.adjustable import (
+    SCALE_PARAMETER,
+    TIME_PARAMETER,
+    Adjustable,
+    checked_scale,
+)
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import Backend, ScoreModelFile, frames_in_nanometers
+from openmm_scoremd.simulation.platforms import choose_platform
 from openmm_scoremd.simulation.reporters import (
     Centring,
     ReplicaDCDReporter,
@@ -60,13 +66,19 @@ class ReplicaSimulation:
     timestep : float or Quantity
         In ps.
     platform : str, optional
-        OpenMM platform; see :func:`choose_platform` for the default.
+        OpenMM platform; see :func:`~.platforms.choose_platform` for the default.
     backend : {"auto", "torchforce", "pythonforce", "compiled"}
         Force class.
     prepare_system : callable, optional
         ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the
         range of particles of replica ``r``. Forces that PLUMED or a metadynamics brings have to be
         there before the Context is made, too. See :func:`~.replica_forces.replicated`.
+    potential_scale : float, optional
+        Factor of the model's potential; the attribute of this name changes it later. None: 1 for
+        good. At another one than 1 a warning is logged.
+    diffusion_time : float, optional
+        Diffusion time of the potential, likewise; the network then is not folded at one time, which
+        costs speed. None: that of the model's force for good.
 
     Attributes
     ----------
@@ -109,6 +121,8 @@ class ReplicaSimulation:
         platform: str | None = None,
         backend: Backend = "auto",
         prepare_system: PrepareSystem | None = None,
+        potential_scale: float | None = None,
+        diffusion_time: float | None = None,
     ) -> None:
         self.model = model
         self.replicas = replicas
@@ -116,12 +130,52 @@ class ReplicaSimulation:
             model.temperature if temperature is None else temperature
         )
         self._random = _random_generator(seed)
-        system = model.create_system(replicas=replicas, backend=backend)
+        self._adjustable: Adjustable = "nothing" if potential_scale is None else "scale"
+        if diffusion_time is not None:
+            self._adjustable = "scale-and-time"
+        system = model.create_system(
+            replicas=replicas, backend=backend, adjustable=self._adjustable
+        )
         self.added_forces_sha256 = _prepared(system, prepare_system, replicas, model.n_beads)
         integrator = _langevin_integrator(self.temperature, friction, timestep)
         integrator.setRandomNumberSeed(self._next_seed())
         topology = model.replica_topology(replicas)
         self.simulation = _simulation(topology, system, integrator, choose_platform(platform))
+        if potential_scale is not None:
+            self.potential_scale = potential_scale
+        if diffusion_time is not None:
+            self.diffusion_time = diffusion_time
+
+    @property
+    def potential_scale(self) -> float:
+        """Factor of the model's potential; of added forces it is none."""
+        if self._adjustable == "nothing":
+            return 1.0
+        return float(self.simulation.context.getParameter(SCALE_PARAMETER))
+
+    @potential_scale.setter
+    def potential_scale(self, scale: float) -> None:
+        self._set_parameter(SCALE_PARAMETER, checked_scale(scale, self.model.temperature))
+
+    @property
+    def diffusion_time(self) -> float:
+        """Diffusion time of the potential."""
+        if self._adjustable != "scale-and-time":
+            return self.model.metadata.t
+        return float(self.simulation.context.getParameter(TIME_PARAMETER))
+
+    @diffusion_time.setter
+    def diffusion_time(self, t: float) -> None:
+        self.model.noise_levels.check_time(t)
+        self._set_parameter(TIME_PARAMETER, t)
+
+    def model_energies(self, frames: ArrayLike) -> FloatArray:
+        """Return energies (F,), kJ/mol, of frames (F, N, 3), nm, with factor and diffusion time.
+
+        Added forces are not in them. Errors are those of :meth:`ScoreModelFile.potential_energy`.
+        """
+        t = self.diffusion_time if self._adjustable == "scale-and-time" else None
+        return self.potential_scale * self.model.potential_energy(frames, t=t)
 
     @property
     def current_step(self) -> int:
@@ -242,39 +296,18 @@ class ReplicaSimulation:
         self.add_reporter(reporter)
         return paths
 
+    def _set_parameter(self, name: str, value: float) -> None:
+        context = self.simulation.context
+        if name not in context.getParameters():
+            raise InvalidInputError(
+                "the simulation has no such parameter; give potential_scale or diffusion_time when "
+                "it is made, and it can be changed afterwards"
+            )
+        context.setParameter(name, value)
+
     def _next_seed(self) -> int:
         # To OpenMM 0 means "take the time as seed".
         return int(self._random.integers(1, 2**31 - 1))
-
-
-def choose_platform(name: str | None) -> openmm.Platform:
-    """Return an OpenMM platform.
-
-    Without a name: CUDA, HIP or OpenCL, in this order, where torch can use a GPU, too; otherwise
-    Reference, because the network is nearly all of the work, runs on the CPU anyway, and OpenMM's
-    CPU platform has a thread pool that competes with torch's for the cores.
-
-    Raises
-    ------
-    InvalidInputError
-        If the platform is not there.
-    """
-    names = _platform_names()
-    if name is None:
-        gpus = [gpu for gpu in ("CUDA", "HIP", "OpenCL") if gpu in names]
-        name = gpus[0] if gpus and torch.cuda.is_available() else "Reference"
-        logger.info("simulating on the OpenMM platform %s", name)
-    if name not in names:
-        raise InvalidInputError(
-            f"platform is {name!r}; this OpenMM has {', '.join(names)} (platforms for GPUs need "
-            "OpenMM's extras, for example openmm[cuda12], and a driver)"
-        )
-    return openmm.Platform.getPlatformByName(name)
-
-
-def _platform_names() -> list[str]:
-    count = openmm.Platform.getNumPlatforms()
-    return [openmm.Platform.getPlatform(index).getName() for index in range(count)]
 
 
 def _langevin_integrator(

@@ -52,6 +52,9 @@ class RunSettings:
         Friction of the thermostat.
     temperature : float, K, optional
         The model's if not given.
+    potential_scale : float
+        Factor of the model's potential. Other ones than 1 are for crossing barriers: frames have to
+        be reweighted.
     platform : str, optional
         OpenMM platform; the one that fits if not given.
     backend : {"auto", "torchforce", "pythonforce", "compiled"}
@@ -87,6 +90,7 @@ class RunSettings:
     timestep: float = 0.002
     friction: float = 1.0
     temperature: float | None = None
+    potential_scale: float = 1.0
     platform: str | None = None
     backend: Backend = "auto"
     format: TrajectoryFormat = "dcd"
@@ -117,6 +121,10 @@ class RunSettings:
             raise InvalidInputError(
                 f"steps is {self.steps}; trajectory files count to {_MOST_STEPS}: use more "
                 "replicas, or several runs"
+            )
+        if not 0.0 < self.potential_scale < math.inf:
+            raise InvalidInputError(
+                f"potential_scale is {self.potential_scale}; it must be positive"
             )
         for name in ("margin", "checkpoint_seconds"):
             if not getattr(self, name) >= 0.0:

@@ -142,3 +142,24 @@ def test_metadynamics(tmp_path):
     assert (phi[0], phi[-1]) == (-180.0, 180.0)
     # Two hills of 1 kJ/mol or less, scaled by biasFactor / (biasFactor - 1).
     assert 0.5 < np.ptp(free_energy) <= 2.4
+
+
+@pytest.mark.parametrize("levels", ["files", "context"])
+def test_noise_level_exchange(tmp_path, levels):
+    if not SHIPPED.exists():
+        pytest.skip(f"{SHIPPED.relative_to(ROOT)} is not there")
+    printed = run("noise_level_exchange.py", tmp_path, "--output", "out", "--levels", levels)
+    assert "t = 0.02 and 0.1:" in printed
+    phi = np.loadtxt(tmp_path / "out" / "phi.csv", delimiter=",")
+    assert phi.shape == (3, 2)
+    assert np.abs(phi).max() <= 180.0
+    files = len(list((tmp_path / "out").glob("level_*.pt")))
+    assert files == (3 if levels == "files" else 0)
+
+
+def test_scaled_potentials(tmp_path):
+    if not SHIPPED.exists():
+        pytest.skip(f"{SHIPPED.relative_to(ROOT)} is not there")
+    printed = run("scaled_potentials.py", tmp_path)
+    assert "factor 0.6:" in printed
+    assert "reweighted to 1:" in printed

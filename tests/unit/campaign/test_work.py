@@ -1,6 +1,7 @@
 """One job on one worker: steps done, kept, failed, resumed."""
 
 import fcntl
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from openmm_scoremd.campaign.child import specification
 from openmm_scoremd.campaign.plan import load_campaign
 from openmm_scoremd.campaign.record import read_record, state_of
 from openmm_scoremd.campaign.work import run_job
+from openmm_scoremd.simulation.run_folder import CHECKPOINT, Checkpoint
+from openmm_scoremd.simulation.trajectories import load_replicas
 
 DATA = Path(__file__).parents[2] / "data"
 BEADS = (
@@ -128,6 +131,16 @@ def wait_for(condition, worker):
         time.sleep(0.02)
 
 
+def kill_worker(start_worker, condition):
+    """Start a worker and kill it, and with it its step, when the condition is met."""
+    worker = start_worker()
+    wait_for(condition, worker)
+    (child,) = psutil.Process(worker.pid).children()
+    worker.kill()
+    worker.wait()
+    psutil.wait_procs([child], timeout=60)
+
+
 @pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint(job_of, start_worker, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -140,16 +153,38 @@ def test_training_goes_on_from_its_checkpoint(job_of, start_worker, tmp_path):
         log = train.folder / "log.csv"
         return len(log.read_text().splitlines()) if log.exists() else 0
 
-    worker = start_worker()
-    wait_for(lambda: logged() > 3, worker)
-    (child,) = psutil.Process(worker.pid).children()
-    worker.kill()
-    worker.wait()
-    psutil.wait_procs([child], timeout=60)
+    kill_worker(start_worker, lambda: logged() > 3)
     assert state_of(train) == "stopped"
     before = logged()
     wait_for(lambda: logged() > before, start_worker())
     assert "--resume" in train.log.read_text().split("$ scoremd")[2]
+
+
+@pytest.mark.slow
+def test_simulation_goes_on_from_its_checkpoint(job_of, start_worker, make_toy):
+    model = make_toy("pair.pt", n_beads=2, bond_ranges=((0.02, 0.6),)).path
+    (step,) = job_of(
+        md=f"scoremd simulate '{model}' {{folder}}/md --replicas 2 --steps 6000 --interval 10 "
+        "--platform Reference --checkpoint-seconds 0 --margin inf"
+    ).steps
+    checkpoint = step.folder / "md" / CHECKPOINT
+
+    def saved():
+        return Checkpoint.load(checkpoint).header["step"] if checkpoint.exists() else 0
+
+    kill_worker(start_worker, lambda: saved() > 200)
+    assert state_of(step) == "stopped"
+    worker = start_worker()
+    assert worker.wait(120) == 0
+    assert state_of(step) == "finished"
+    said = step.log.read_text().split("$ scoremd")
+    assert len(said) == 3
+    assert "--resume" in said[2]
+    assert "nothing to resume" not in said[2]
+    # Frames of the first process were kept, and none is missing.
+    written = int(re.search(r"([\d,]+) frames written now", said[2])[1].replace(",", ""))
+    assert 0 < written < 590
+    assert load_replicas(step.folder / "md", n_beads=2).shape[:2] == (2, 600)
 
 
 _WORKER = """

@@ -1,6 +1,3 @@
-import itertools
-import logging
-
 import mdtraj
 import numpy as np
 import openmm
@@ -10,7 +7,7 @@ from openmm import unit
 
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation.replicas import ReplicaSimulation, choose_platform
+from openmm_scoremd.simulation.replicas import ReplicaSimulation
 
 
 @pytest.fixture
@@ -215,19 +212,55 @@ def test_another_temperature_is_explained(model, caplog):
     assert "320 K, the model 300 K" in caplog.text
 
 
-GPUS = ["CUDA", "HIP", "OpenCL"]
+def test_scaled_potential_has_the_width_of_theory(two_wells, caplog):
+    # Far out in the well on the left the other one does not matter; y is a harmonic oscillator.
+    model = ScoreModelFile(two_wells())
+    replicas = _simulation(model, 400, friction=20.0, timestep=0.004, potential_scale=0.5)
+    assert "scaled by 0.5, as if its temperature were 620 K" in caplog.text
+    frames = np.zeros((400, 1, 3))
+    frames[:, 0, 0] = -0.09
+    replicas.set_positions(frames)
+    squares = {}
+    for scale in (0.5, 4.0):
+        replicas.potential_scale = scale
+        assert replicas.potential_scale == scale
+        replicas.step(400)
+        heights = []
+        for _ in range(30):
+            replicas.step(20)
+            heights.append(replicas.positions[:, 0, 1])
+        squares[scale] = np.mean(np.square(heights))
+    width = 0.2 * 0.09
+    assert squares[0.5] == pytest.approx(width**2 / 0.5, rel=0.05)
+    assert squares[4.0] == pytest.approx(width**2 / 4.0, rel=0.05)
 
 
-@pytest.mark.parametrize("available", [True, False])
-@pytest.mark.parametrize("present", [*itertools.combinations(GPUS, 1), GPUS, []])
-def test_default_platform(monkeypatch, caplog, present, available):
-    monkeypatch.setattr(
-        "openmm_scoremd.simulation.replicas._platform_names",
-        lambda: ["Reference", "CPU", *present],
-    )
-    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
-    monkeypatch.setattr("openmm.Platform.getPlatformByName", lambda name: name)
-    with caplog.at_level(logging.INFO):
-        chosen = choose_platform(None)
-    assert chosen == (present[0] if present and available else "Reference")
-    assert f"platform {chosen}" in caplog.text
+def test_energies_with_factor_and_time(two_wells):
+    model = ScoreModelFile(two_wells())
+    frames = np.random.default_rng(0).normal(scale=0.05, size=(3, 1, 3))
+    plain = _simulation(model, 3)
+    np.testing.assert_array_equal(plain.model_energies(frames), model.potential_energy(frames))
+    assert (plain.potential_scale, plain.diffusion_time) == (1.0, 1e-5)
+    changed = _simulation(model, 3, diffusion_time=0.1)
+    changed.potential_scale = 0.5
+    for t in (0.1, 0.2):
+        changed.diffusion_time = t
+        assert changed.diffusion_time == t
+        expected = 0.5 * model.potential_energy(frames, t=t)
+        np.testing.assert_allclose(changed.model_energies(frames), expected)
+        changed.set_positions(frames)
+        energy = changed.simulation.context.getState(energy=True).getPotentialEnergy()._value
+        assert energy == pytest.approx(expected.sum(), rel=1e-5)
+
+
+def test_parameters_that_are_not_there(two_wells):
+    model = ScoreModelFile(two_wells())
+    plain, scaled = _simulation(model), _simulation(model, potential_scale=1.0)
+    with pytest.raises(InvalidInputError, match="has no such parameter"):
+        plain.potential_scale = 0.5
+    with pytest.raises(InvalidInputError, match="has no such parameter"):
+        scaled.diffusion_time = 0.1
+    with pytest.raises(InvalidInputError, match="must be positive"):
+        scaled.potential_scale = -1.0
+    with pytest.raises(InvalidInputError, match="no energy at diffusion time 2"):
+        _simulation(model, diffusion_time=2.0)
