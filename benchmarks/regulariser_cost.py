@@ -32,7 +32,11 @@ from openmm_scoremd.training.sections import FokkerPlanckConfig
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/regulariser_cost.json"
-METHODS = ("mueller_brown_both_fast", "alanine_dipeptide_both_fast")
+METHODS = (
+    "mueller_brown_both_fast",
+    "alanine_dipeptide_both_fast",
+    "alanine_dipeptide_regional",
+)
 
 
 class Run:

@@ -68,7 +68,7 @@ def all_cases() -> list[Case]:
     published = dataclasses.replace(plain, network=NetworkConfig(noise_floor=0.01))
     larger = NetworkConfig(width=128, layers=3, noise_floor=0.01)
     mlp = NetworkConfig(kind="mlp", widths=(64, 64, 64))
-    both = load_training_config(METHODS / "alanine_dipeptide_both_fast.yaml")
+    both = load_training_config(METHODS / "alanine_dipeptide_regional.yaml")
     stages = {
         expert.name: expert_config(both, dataclasses.replace(expert, start_from=None))
         for expert in both.experts

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from openmm_scoremd._io import result_folder
-from openmm_scoremd.cli_ecosystem import campaign, import_weights, refine
+from openmm_scoremd.cli_ecosystem import campaign, fokker_planck, import_weights, refine
 from openmm_scoremd.cli_steps import (
     ChainOptions,
     info_rows,
@@ -24,7 +24,6 @@ from openmm_scoremd.cli_steps import (
     training_progress,
     write_bead_topologies,
     write_chains,
-    write_fokker_planck_errors,
     write_independent_frames,
 )
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
@@ -331,28 +330,6 @@ def evaluate(
     print(f"pictures and numbers: {folder}")
     if require_consistent:
         found.require_consistent()
-
-
-def fokker_planck(
-    weights: Annotated[list[str], "weights of training runs (.safetensors), of one molecule"],
-    *,
-    data: Annotated[str, "CG dataset (.npz) of that molecule"],
-    output: Annotated[str, "new folder for a picture, numbers (.json, .npz) and run.json"],
-    frames: Annotated[int, "frames at each diffusion time, and judged one by one", 2] = 256,
-    times: Annotated[int, "number of diffusion times, evenly spaced in the logarithm", 2] = 20,
-    time: Annotated[float, "diffusion time at which single frames are judged"] = 1e-3,
-    seed: Seed = 0,
-) -> None:
-    """Measure how far networks are from the Fokker-Planck equation.
-
-    Where the centred error is large, over time or for a frame, a model is not to be trusted.
-    """
-    with result_folder(output) as folder:
-        table = write_fokker_planck_errors(
-            weights, data, folder, frames=frames, times=times, t=time, seed=seed
-        )
-    print(table)
-    print(f"picture and numbers: {folder}")
 
 
 #: In the order of work.

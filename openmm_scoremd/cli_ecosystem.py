@@ -1,4 +1,4 @@
-"""``scoremd`` commands that reach beyond one run: weights of other codes, campaigns of many runs.
+"""``scoremd`` commands around weights: of other codes, refined, examined; campaigns of many runs.
 
 As in :mod:`openmm_scoremd.cli_commands`, the command line is made from the signatures.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from openmm_scoremd._io import result_folder
 from openmm_scoremd.errors import CampaignError, InvalidInputError
 from openmm_scoremd.progress import progress_bar
 
@@ -76,6 +77,30 @@ def refine(
         )
     print(f"{refined}: refined in {rounds} round(s)")
     print(f"next: scoremd export {refined} MODEL.pt")
+
+
+def fokker_planck(
+    weights: Annotated[list[str], "weights of training runs (.safetensors), of one molecule"],
+    *,
+    data: Annotated[str, "CG dataset (.npz) of that molecule"],
+    output: Annotated[str, "new folder for a picture, numbers (.json, .npz) and run.json"],
+    frames: Annotated[int, "frames at each diffusion time, and judged one by one", 2] = 256,
+    times: Annotated[int, "number of diffusion times, evenly spaced in the logarithm", 2] = 20,
+    time: Annotated[float, "diffusion time at which single frames are judged"] = 1e-3,
+    seed: Annotated[int, "seed of all random numbers", 0, 2**63 - 1] = 0,
+) -> None:
+    """Measure how far networks are from the Fokker-Planck equation.
+
+    Where the centred error is large, over time or for a frame, a model is not to be trusted.
+    """
+    from openmm_scoremd.cli_steps import write_fokker_planck_errors
+
+    with result_folder(output) as folder:
+        table = write_fokker_planck_errors(
+            weights, data, folder, frames=frames, times=times, t=time, seed=seed
+        )
+    print(table)
+    print(f"picture and numbers: {folder}")
 
 
 def campaign(

@@ -22,8 +22,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 OBJECTIVES = {
     "denoising": ("alanine_dipeptide_both_fast", "plain"),
     "weak": ("alanine_dipeptide_fokker_planck", ""),
-    "centred": ("alanine_dipeptide_both_fast", "warm"),
-    "regional": ("alanine_dipeptide_both_fast", "regional"),
+    "centred": ("alanine_dipeptide_both_fast", "low"),
+    "regional": ("alanine_dipeptide_regional", "regional"),
 }
 
 
