@@ -147,6 +147,12 @@ def _in_basin(frames: NDArray[np.floating]) -> NDArray[np.bool_]:
     return inside
 
 
+def _shortened(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary without the histograms and features that the report has."""
+    kept = ("n_reference", "n_pool", "sets")
+    return {**summary, "comparison": {name: summary["comparison"][name] for name in kept}}
+
+
 def _gathered(output: Path, protocol: Protocol) -> dict[str, Any]:
     return {
         "protocol": dataclasses.asdict(protocol),
@@ -156,7 +162,7 @@ def _gathered(output: Path, protocol: Protocol) -> dict[str, Any]:
         },
         "versions": package_versions(),
         "models": {
-            path.parent.name: json.loads(path.read_text())
+            path.parent.name: _shortened(json.loads(path.read_text()))
             for path in sorted(output.glob("*/summary.json"))
         },
     }

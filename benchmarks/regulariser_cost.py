@@ -19,16 +19,18 @@ import time
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd import save_dataset
 from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.toy import sample_mueller_brown
+from openmm_scoremd.training.average import exponential_average
 from openmm_scoremd.training.build import batch_stream, initial_model, training_objective
 from openmm_scoremd.training.config import TrainingConfig, expert_config
 from openmm_scoremd.training.config_file import load_training_config
-from openmm_scoremd.training.objective import choose_objective
 from openmm_scoremd.training.sections import FokkerPlanckConfig
+from openmm_scoremd.training.steps import CompiledSteps
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/regulariser_cost.json"
@@ -48,19 +50,30 @@ class Run:
         model = initial_model(dataclasses.replace(config, start_from=None), dataset)
         scale = config.data.scale or dataset.scale
         self.stream = batch_stream(config, dataset, scale=scale, device=torch.device("cpu"))
-        self.objective = choose_objective(training_objective(config, model), backend=backend)
+        objective = training_objective(config, model)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+        self.objective, self.compiled = objective, None
+        if backend == "compiled":
+            decay = config.optimizer.ema_decay
+            average = AveragedModel(model, multi_avg_fn=exponential_average(decay))
+            clip = config.optimizer.gradient_clip
+            self.compiled = CompiledSteps(
+                objective, self.optimizer, average, gradient_clip=clip, ema_decay=decay
+            )
         self.step = 0
 
     def seconds_per_step(self, steps: int) -> float:
         """Return the time of a step, mean of some."""
         began = time.perf_counter()
-        for _ in range(steps):
-            loss = self.objective(*self.stream.batch(self.step).arrays)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.step += 1
+        batches = (self.stream.batch(self.step + i) for i in range(steps))
+        if self.compiled is not None:
+            self.compiled.run(batches, [1e-6] * steps)
+        else:
+            for batch in batches:
+                self.optimizer.zero_grad()
+                self.objective(*batch.arrays).backward()
+                self.optimizer.step()
+        self.step += steps
         return (time.perf_counter() - began) / steps
 
 

@@ -51,7 +51,8 @@ MUELLER_BROWN_COLUMNS = (
 )
 MUELLER_BROWN_FOOT = """
 Training time is wall-clock time of one thread on a machine that did other work, too. The published
-epochs are 180 for single networks and 30 / 30 / 120 for mixtures. Far frames lie beyond |x| = 4;
+epochs are 180 for single networks and 30 / 30 / 120 for mixtures. `refined` is `both-fast` after
+`scoremd refine` (3 rounds), whose time alone is given; it changes little here. Far frames lie beyond |x| = 4;
 they are left out, because one of them stretches the combined range until nothing can be told apart.
 
 ![Free energies](mueller_brown_free_energy.png)
@@ -64,7 +65,9 @@ number stands the noise floor, the same metric between two independent sets of r
 the same sizes. JS and PMF with fixed ranges, 64 bins per axis. P(basin): the part of the second
 half of the simulation with 0.3 < φ < 2 rad, and how often replicas entered it. The training budgets
 are a small part of the published one (10,000 epochs of 40,000 frames): do not compare with the
-paper's numbers.
+paper's numbers. `refined` is `both-fast` after `scoremd refine` (`refinement` in the JSON); it is the
+model that is shipped. One training each. The published forms of `mixture`, `fokker-planck` and
+`both` are in `examples/methods/`; none was trained long enough to be shown.
 """
 ALANINE_DIPEPTIDE_COLUMNS = (
     *("model", "force at t", "frames seen, million", "hours", "set", "frames", "JS", "floor"),
