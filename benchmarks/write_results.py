@@ -52,8 +52,9 @@ MUELLER_BROWN_COLUMNS = (
 MUELLER_BROWN_FOOT = """
 Training time is wall-clock time of one thread on a machine that did other work, too. The published
 epochs are 180 for single networks and 30 / 30 / 120 for mixtures. `refined` is `both-fast` after
-`scoremd refine` (3 rounds), whose time alone is given; it changes little here. Far frames lie beyond |x| = 4;
-they are left out, because one of them stretches the combined range until nothing can be told apart.
+`scoremd refine` (3 rounds), whose time alone is given; it changes little here. Far frames lie
+beyond |x| = 4; they are left out, because one of them stretches the combined range until nothing
+can be told apart.
 
 ![Free energies](mueller_brown_free_energy.png)
 """
@@ -65,7 +66,7 @@ number stands the noise floor, the same metric between two independent sets of r
 the same sizes. JS and PMF with fixed ranges, 64 bins per axis. P(basin): the part of the second
 half of the simulation with 0.3 < φ < 2 rad, and how often replicas entered it. The training budgets
 are a small part of the published one (10,000 epochs of 40,000 frames): do not compare with the
-paper's numbers. `refined` is `both-fast` after `scoremd refine` (`refinement` in the JSON); it is the
+paper's numbers. `refined` is `both-fast` after `scoremd refine` (`refinement` in the JSON), and the
 model that is shipped. One training each. The published forms of `mixture`, `fokker-planck` and
 `both` are in `examples/methods/`; none was trained long enough to be shown.
 """
@@ -74,6 +75,16 @@ ALANINE_DIPEPTIDE_COLUMNS = (
     *("PMF", "floor", "bond W1, pm", "floor", "P(φ > 0)", "reference"),
     *("P(basin)", "reference", "entries"),
 )
+
+
+FOKKER_PLANCK = """## Fokker-Planck error of the alanine dipeptide models (paper's Figure 6)
+
+`scoremd fokker-planck diffusion.safetensors both-fast.safetensors refined.safetensors --data
+examples/data/alanine_dipeptide.npz --output errors`: the mean of |R - median R| / D over 256 noised
+frames, R being the exact residual. The refinement makes it somewhat larger again.
+
+![Error over diffusion time](fokker_planck.png)
+"""
 
 
 def main() -> None:
@@ -89,6 +100,8 @@ def write_page(path: Path) -> None:
         parts.append(_mueller_brown(_read("mueller_brown_methods")))
     if (RESULTS / "alanine_dipeptide_methods.json").exists():
         parts.append(_alanine_dipeptide(_read("alanine_dipeptide_methods")))
+    if (RESULTS / "fokker_planck_error.json").exists():
+        parts.append(_fokker_planck(_read("fokker_planck_error")))
     if (RESULTS / "regulariser_cost.json").exists():
         parts.append(_regulariser_cost(_read("regulariser_cost")))
     if (RESULTS / "denoising_trajectories.json").exists():
@@ -137,6 +150,18 @@ def _seconds(runs: list[dict[str, Any]]) -> str:
 def _spread(values: list[float]) -> str:
     mean = f"{np.mean(values):.4f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values):.4f}"
+
+
+def _fokker_planck(results: dict[str, Any]) -> str:
+    times = next(iter(results.values()))["t"]
+    shown = [0, len(times) // 4, len(times) // 2, 3 * len(times) // 4, len(times) - 1]
+    heads = ("model", *(f"t = {times[i]:.2g}" for i in shown))
+    lines = [FOKKER_PLANCK, *_head(heads)]
+    for name, error in results.items():
+        lines.append(
+            f"| {name} | " + " | ".join(f"{error['centred'][i]:.3g}" for i in shown) + " |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def _regulariser_cost(results: dict[str, Any]) -> str:

@@ -83,7 +83,9 @@ class Reweighting:
             )
         if np.ptp(given) == 0.0:
             return float(given[0]), 0.0  # pymbar takes the logarithm of differences
-        found = self._mbar.compute_expectations(given)
+        # pymbar takes the logarithm of what it shifted to be at least zero.
+        with np.errstate(divide="ignore"):
+            found = self._mbar.compute_expectations(given)
         return float(found["mu"][-1]), float(found["sigma"][-1])
 
 
