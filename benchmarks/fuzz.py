@@ -234,9 +234,13 @@ def _scoremd(arguments: list[str], folder: Path) -> tuple[int, str]:
     from openmm_scoremd.cli import main
 
     said = io.StringIO()
+    before = Path.cwd()
     os.chdir(folder)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        return main(arguments), said.getvalue()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            return main(arguments), said.getvalue()
+    finally:
+        os.chdir(before)
 
 
 def work(folder: Path) -> None:
