@@ -116,7 +116,7 @@ def _long(part: Mapping[str, Any]) -> str:
             "## Left alone",
             "",
             (
-                f"{part['replicas']} replicas of the shipped `{part['model']}`, "
+                f"{part['replicas']} replicas of `{part['model']}`, "
                 f"{1000 * part['timestep_ps']:g} fs, platform {platform}, {state}; the "
                 "machine had other work to do. Temperatures are kinetic ones, after the first "
                 "tenth."
