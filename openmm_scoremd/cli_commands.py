@@ -255,8 +255,8 @@ def simulate(
     ] = None,
     platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
     backend: Annotated[
-        Literal["auto", "torchforce", "pythonforce", "compiled"] | None,
-        "how OpenMM evaluates the model; auto if not given",
+        Literal["auto", "torchforce", "pythonforce", "compiled", "best"] | None,
+        "how OpenMM evaluates the model; auto if not given; best: times them all first",
     ] = None,
     device: Device = "cpu",
 ) -> None:

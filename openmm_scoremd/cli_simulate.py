@@ -85,6 +85,8 @@ def _started(
     from openmm_scoremd.simulation.run import ReplicaRun
     from openmm_scoremd.simulation.settings import RunSettings
 
+    if options["backend"] == "best":
+        options = {**options, **_best(file, options)}
     timestep = options["timestep"] or RunSettings.timestep
     settings = RunSettings(**_settings(options, timestep))
     return ReplicaRun.start(file, output, settings, start=start)
@@ -96,6 +98,9 @@ def _resumed(
     from openmm_scoremd.simulation.run import ReplicaRun, stored_settings
 
     settings = stored_settings(output)
+    if options["backend"] == "best":
+        # It was found out when the run began; another choice now would change the trajectory.
+        options = {**options, "backend": None}
     given = _settings(options, settings.timestep)
     settings.check_given(given)
     return ReplicaRun.resume(
@@ -106,6 +111,26 @@ def _resumed(
         checkpoint_seconds=given.get("checkpoint_seconds"),
         start=start,
     )
+
+
+def _best(file: ScoreModelFile, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return backend and platform that make the most steps with this number of replicas."""
+    from openmm_scoremd.simulation.plan import measure_speeds
+    from openmm_scoremd.simulation.settings import RunSettings
+
+    given = options["platform"]
+    plan = measure_speeds(
+        file,
+        replicas=[options["replicas"] or RunSettings.replicas],
+        platforms=None if given is None else [given],
+    )
+    (best,) = {plan.best(timing.replicas) for timing in plan.timings}
+    console.out(
+        f"best: {best.backend} on {best.platform}, "
+        f"{best.replica_steps_per_second:,.0f} replica-steps/s",
+        highlight=False,
+    )
+    return {"backend": best.backend, "platform": best.platform}
 
 
 def _settings(options: Mapping[str, Any], timestep: float) -> dict[str, Any]:

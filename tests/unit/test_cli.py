@@ -29,6 +29,7 @@ from openmm_scoremd.cli_commands import COMMANDS
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.plan import Plan, Timing
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.simulation.trajectories import load_replicas
 from openmm_scoremd.training.trainer import Trainer
@@ -229,6 +230,29 @@ class TestSteps:
         np.testing.assert_array_equal(found, expected)
         stored = mdtraj.load(here / "md" / "topology.pdb").xyz[0]
         np.testing.assert_allclose(stored, start[0], atol=1e-4)
+
+    def test_best_backend(self, workshop, here, monkeypatch):
+        asked = []
+
+        def measured(_model, *, replicas, platforms):
+            asked.append((replicas, platforms))
+            timings = [
+                Timing("torchforce", "CPU", 3, 0.2),
+                Timing("pythonforce", "Reference", 3, 0.1),
+            ]
+            return Plan(tuple(timings), threads=1)
+
+        monkeypatch.setattr("openmm_scoremd.simulation.plan.measure_speeds", measured)
+        options = ("--replicas", 3, "--steps", 10, "--interval", 10, "--backend", "best")
+        said = scoremd("simulate", workshop[0] / "tiny.pt", here / "md", *options)
+        assert said.code == 0, said.err
+        assert "best: pythonforce on Reference, 30 replica-steps/s" in said.err
+        settings = json.loads((here / "md" / "run.json").read_text())["arguments"]
+        assert (settings["backend"], settings["platform"]) == ("pythonforce", "Reference")
+        more = ("--steps", 20, "--backend", "best", "--resume")
+        said = scoremd("simulate", workshop[0] / "tiny.pt", here / "md", *more)
+        assert said.code == 0, said.err
+        assert asked == [([3], None)]
 
     def test_simulation_by_time_is_made_longer(self, workshop, here):
         command = ("simulate", workshop[0] / "tiny.pt", "md", "--replicas", 2, "--interval", 5)
@@ -650,7 +674,7 @@ class TestHelp:
         for expected in (
             "--replicas N number of replicas; 100 if not given",
             "--seed N seed of all random numbers; 0 if not given",
-            "--backend {auto,torchforce,pythonforce,compiled} how OpenMM evaluates",
+            "--backend {auto,torchforce,pythonforce,compiled,best} how OpenMM evaluates",
             "--device {cpu,cuda} where independent frames are drawn (default: cpu)",
             "--timestep X in ps; 0.002 if not given",
         ):
