@@ -11,12 +11,14 @@
 #   PYTHON=           Python to make the environment with; empty: the first suitable one on the PATH
 #   VENV=.venv        the environment; one that has the packages already is used as it is
 #   EXTRAS=test       extras of pyproject.toml; with an NVIDIA GPU: EXTRAS=test,cuda12
+#   WORKERS=2         processes that share the tests
 #   PYTEST_ARGS=      for example PYTEST_ARGS="-m 'not slow'"
 #   DEMO_ARGS=        arguments of examples/demo.py
 
 PYTHON ?=
 VENV ?= .venv
 EXTRAS ?= test
+WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -36,7 +38,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@# The networks of the tests are too small for threads, and some tests run several processes.
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
