@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,8 @@ def main() -> None:
         for method in options.methods:
             folder = output / f"{method}-{seed}"
             config = _config(method, seed, data, options.shorten)
-            _once(folder, lambda c=config, f=folder: _run_method(c, f, protocol))
+            train = _train_and_refine if method == "refined" else _train
+            _once(folder, lambda c=config, f=folder, t=train: _run_method(c, f, protocol, t))
     if not os.environ.get("SMOKE_TEST"):
         _collect(output, protocol)
 
@@ -154,12 +156,14 @@ def _shortened(config: TrainingConfig, divisor: int) -> int:
     return config.epochs if config.experts else max(config.epochs // divisor, 1)
 
 
-def _run_method(config: TrainingConfig, folder: Path, protocol: Protocol):
+def _run_method(
+    config: TrainingConfig,
+    folder: Path,
+    protocol: Protocol,
+    train: Callable[[TrainingConfig, Path], Path],
+):
     began = time.perf_counter()
-    if folder.name.startswith("refined-"):
-        weights = _refine(config, folder)
-    else:
-        weights = _train(config, folder / "training")
+    weights = train(config, folder / "training")
     record = load_weights(weights).description.training
     results = {
         "training_wall_seconds": round(time.perf_counter() - began, 1),
@@ -171,13 +175,14 @@ def _run_method(config: TrainingConfig, folder: Path, protocol: Protocol):
     return {"iid": iid, "simulation": _simulate(model, config.seed, protocol)}, results
 
 
-def _refine(config: TrainingConfig, folder: Path) -> Path:
-    weights = _train(config, folder.with_name(f"both-fast-{config.seed}") / "training")
+def _train_and_refine(config: TrainingConfig, folder: Path) -> Path:
+    both_fast = folder.parent.with_name(f"both-fast-{config.seed}")
+    weights = _train(config, both_fast / "training")
     settings = dataclasses.replace(REFINEMENT, seed=config.seed)
     if os.environ.get("SMOKE_TEST"):
         fit = FitSettings(iterations=2, frames=16, region_frames=1)
         settings = dataclasses.replace(settings, rounds=1, steps=40, interval=10, fit=fit)
-    return refine(weights, config.data.path, folder / "refinement", settings=settings)
+    return refine(weights, config.data.path, folder, settings=settings)
 
 
 def _train(config: TrainingConfig, folder: Path) -> Path:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from simulation import DOCS, hardware
+from machine import hardware
+from simulation import DOCS
 
 from openmm_scoremd._io import package_versions, write_json, write_text
 from openmm_scoremd.models.factory import NetworkConfig, build_model

@@ -21,8 +21,6 @@ import dataclasses
 import datetime
 import itertools
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -35,6 +33,7 @@ import openmm
 import simulation_jax
 import torch
 import training_jax
+from machine import hardware
 from plain_network import Case, differences, export_random_network, make_case
 from rich.console import Console
 from rich.table import Table
@@ -270,22 +269,6 @@ def result_rows(
         }
         for name, seconds in medians.items()
     ]
-
-
-def hardware() -> dict[str, Any]:
-    """Describe the machine, and how busy it is before the run."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        model = next((v.split(":")[1].strip() for v in lines if v.startswith("model name")), model)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": os.getloadavg()[0],
-    }
 
 
 def set_threads(count: int | None) -> int:

@@ -22,8 +22,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -34,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 import training_jax
+from machine import hardware
 from rich.console import Console
 from rich.table import Table
 from training_cases import (
@@ -233,22 +232,6 @@ def result_row(
         "flop_per_step": flop,
         "utilisation": flop / seconds / rate,
         "samples_ms": [round(1e3 * value, 4) for value in values],
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """Describe the machine, and how busy it is before the run."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        model = next((v.split(":")[1].strip() for v in lines if v.startswith("model name")), model)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": os.getloadavg()[0],
     }
 
 

@@ -79,13 +79,17 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 
 
 @contextmanager
-def result_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def result_folder(
+    path: str | os.PathLike[str], *, besides: frozenset[str] = frozenset()
+) -> Iterator[Path]:
     """Yield a folder without files, made if it is not there; one that stays empty is removed again.
 
     Parameters
     ----------
     path : path-like
         New or empty folder.
+    besides : frozenset of str
+        Names of files that may be there.
 
     Yields
     ------
@@ -98,7 +102,8 @@ def result_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         If it is a file, or not empty: results of two runs must not mix.
     """
     folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if names - besides or (folder.exists() and not folder.is_dir()):
         state = "not empty" if folder.is_dir() else "a file"
         raise InvalidInputError(f"{folder} is {state}; give a new or empty folder")
     is_new = not folder.exists()

@@ -71,10 +71,10 @@ def simulate_replicas(
 
 
 def _is_begun(folder: Path) -> bool:
-    from openmm_scoremd.simulation.run_folder import SETTINGS
+    from openmm_scoremd.simulation.run_folder import LOCK, SETTINGS
 
     hidden = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if hidden and not (folder / SETTINGS).exists() and hidden != {".lock"}:
+    if hidden and not (folder / SETTINGS).exists() and hidden != {LOCK}:
         raise InvalidInputError(f"{folder} is not empty and holds no run; give another folder")
     return (folder / SETTINGS).exists()
 

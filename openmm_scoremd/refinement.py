@@ -11,20 +11,19 @@ priors, and no frames but those of the training.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd._io import atomic_path, sha256_of_file, write_json, write_run_record
+from openmm_scoremd._io import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.data.spreading import region_of_frames, region_of_nearest, spreading_weights
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
@@ -34,6 +33,14 @@ from openmm_scoremd.model_file import Backend, ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel
 from openmm_scoremd.models.factory import require_energy_model
 from openmm_scoremd.models.mixture import network_at
+from openmm_scoremd.refinement_folder import (
+    RECORD,
+    load_last_positions,
+    load_simulated,
+    read_record,
+    save_simulated,
+    write_record,
+)
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.training.refinement import (
     EnergyFit,
@@ -45,7 +52,6 @@ from openmm_scoremd.training.refinement import (
 from openmm_scoremd.weights import ModelDescription, TrainedModel, load_weights, save_weights
 
 WEIGHTS = "weights.safetensors"
-_RECORD = "refinement.json"
 
 FloatArray = NDArray[np.float64]
 
@@ -199,21 +205,20 @@ class _Refinement:
 
             frames = self._simulate(number, simulating)
             report, simulated = self._fit(trained, frames, number, fitting)
-            self._save_round(number, frames[:, -1], simulated)
+            save_simulated(self.folder, number, simulated, last_positions=frames[:, -1])
             self._finish_round(trained, report, time.perf_counter() - began)
         return self._finish()
 
     def _begin(self) -> list[dict[str, Any]]:
         """Return the rounds that are done, from the record in the folder."""
-        path = self.folder / _RECORD
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["of"] != self._identity():
+        if (self.folder / RECORD).exists():
+            found, rounds = read_record(self.folder)
+            if found != self._identity():
                 raise CheckpointError(
                     f"{self.folder} holds a refinement of other files or with other settings; "
                     "give the same, or a new folder"
                 )
-            return cast(list[dict[str, Any]], found["rounds"])
+            return rounds
         if self.folder.exists() and any(self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no refinement")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -255,8 +260,7 @@ class _Refinement:
 
     def _start(self, number: int) -> FloatArray:
         if number > 0:
-            with np.load(self.folder / f"round_{number - 1}.npz") as content:
-                return np.asarray(content["positions"], dtype=np.float64)
+            return load_last_positions(self.folder, number - 1)
         # Spread out: what lies behind barriers is visited from the start.
         rng = np.random.default_rng(self.settings.seed)
         weights = spreading_weights(self.dataset.positions)
@@ -290,8 +294,8 @@ class _Refinement:
         simulated = SimulatedFrames(
             standardised, torch.from_numpy(region), fit.energies(standardised)
         )
-        earlier = [self._load_round(i) for i in range(number)]
-        pooled = fit.pooled([*earlier, simulated])
+        earlier = [load_simulated(self.folder, i) for i in range(number)]
+        pooled = fit.pooled(earlier, simulated)
         data = Frames(_standardised(self.dataset.positions, scale), torch.from_numpy(self.region))
         network.requires_grad_(True)
         report = fit.run(data, pooled, progress=lambda done, total: progress(done / total))
@@ -303,23 +307,6 @@ class _Refinement:
         used = used.reshape(-1, *used.shape[2:])
         return used - used.mean(axis=1, keepdims=True) if centred else used
 
-    def _load_round(self, number: int) -> SimulatedFrames:
-        with np.load(self.folder / f"round_{number}.npz") as content:
-            return SimulatedFrames(
-                *(torch.from_numpy(content[name]) for name in ("frames", "region", "energy"))
-            )
-
-    def _save_round(self, number: int, last: FloatArray, simulated: SimulatedFrames) -> None:
-        path = self.folder / f"round_{number}.npz"
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                positions=last,
-                frames=simulated.positions.numpy(),
-                region=simulated.region.numpy(),
-                energy=simulated.energy.numpy(),
-            )
-
     def _finish_round(self, trained: TrainedModel, report: FitReport, seconds: float) -> None:
         number = len(self.rounds)
         row = {**dataclasses.asdict(report), "seconds": round(seconds, 1)}
@@ -327,7 +314,7 @@ class _Refinement:
         save_weights(self._described(trained, rounds), self.folder / f"round_{number}.safetensors")
         self.rounds = rounds
         # Last: with this the round is done.
-        write_json(self.folder / _RECORD, {"of": self._identity(), "rounds": rounds})
+        write_record(self.folder, self._identity(), rounds)
 
     def _described(self, trained: TrainedModel, rounds: list[dict[str, Any]]) -> TrainedModel:
         before = self.trained.description.training

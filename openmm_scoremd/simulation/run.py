@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
+from openmm_scoremd._io import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation import beginning
 from openmm_scoremd.simulation.guards import Guard
@@ -20,9 +21,9 @@ from openmm_scoremd.simulation.recording import Marks, Recorder
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
 from openmm_scoremd.simulation.run_folder import (
     CHECKPOINT,
+    LOCK,
     Checkpoint,
     locked,
-    new_folder,
     read_settings,
     remove_files,
     remove_temporary_files,
@@ -139,7 +140,7 @@ class ReplicaRun:
         """
         begun = beginning.Beginning.of(start)
         with contextlib.ExitStack() as stack:
-            path = stack.enter_context(new_folder(folder))
+            path = stack.enter_context(result_folder(folder, besides=frozenset({LOCK})))
             stack.enter_context(locked(path))
             stack.enter_context(removed_on_failure(path))
             run = cls._begin(model, path, settings, begun, prepare_system)

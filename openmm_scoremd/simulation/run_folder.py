@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd._io import atomic_path, write_json
-from openmm_scoremd.errors import CheckpointError, InvalidInputError
+from openmm_scoremd.errors import CheckpointError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ SIDECAR: Final = "trajectories.json"
 #: Folder of replicas that broke: their last good state and the bad frame.
 FAILURES: Final = "failures"
 
-_LOCK = ".lock"
+LOCK = ".lock"
 _SCHEMA_VERSION = 1
 # What NumPy, zipfile and zlib raise on damaged files.
 _DAMAGES = (
@@ -101,29 +101,6 @@ class Checkpoint:
 
 
 @contextmanager
-def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a new or empty folder; one that was new and stays empty is removed again.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not empty, or a file.
-    """
-    path = Path(folder)
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if names - {_LOCK} or (path.exists() and not path.is_dir()):
-        state = "not empty" if path.is_dir() else "a file"
-        raise InvalidInputError(f"{path} is {state}; give a new or empty folder")
-    is_new = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield path
-    finally:
-        if is_new and not any(path.iterdir()):
-            path.rmdir()
-
-
-@contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
     """Leave nothing in the folder where a run could not even begin."""
     try:
@@ -146,7 +123,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     import fcntl  # Not there on Windows, where everything but runs works.
 
-    path = folder / _LOCK
+    path = folder / LOCK
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -179,25 +179,27 @@ class EnergyFit:
             ]
         return torch.cat(parts)
 
-    def pooled(self, rounds: Sequence[SimulatedFrames]) -> Frames:
-        """Return as many frames as the last round has, drawn from all, for the network as it is.
+    def pooled(self, earlier: Sequence[SimulatedFrames], last: SimulatedFrames) -> Frames:
+        """Return as many frames as the last simulation has, drawn from all of them.
 
-        Frames of earlier rounds are reweighted; a round counts by its effective number of frames.
+        The last one was made with the network as it is. Frames of earlier ones are reweighted to
+        it, and a simulation counts by its effective number of frames.
         """
-        weights = []
-        for frames in rounds:
+        weights = [torch.ones_like(last.energy)]
+        for frames in earlier:
             change = frames.energy - self.energies(frames.positions)
             size = effective_fraction(change) * len(change)
             weights.append(torch.softmax(change, 0) * size)
         chosen = torch.multinomial(
             torch.cat(weights).double(),
-            len(rounds[-1].energy),
+            len(last.energy),
             replacement=True,
             generator=self.generator,
         )
+        simulations = [last, *earlier]
         return Frames(
-            torch.cat([frames.positions for frames in rounds])[chosen],
-            torch.cat([frames.region for frames in rounds])[chosen],
+            torch.cat([frames.positions for frames in simulations])[chosen],
+            torch.cat([frames.region for frames in simulations])[chosen],
         )
 
     def run(

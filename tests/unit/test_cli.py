@@ -762,6 +762,13 @@ def test_warnings_go_to_standard_error(workshop, capsys, monkeypatch):
 
 
 class TestResultFolder:
+    def test_files_that_may_be_there(self, tmp_path):
+        (tmp_path / ".lock").touch()
+        with result_folder(tmp_path, besides=frozenset({".lock"})) as folder:
+            assert folder == tmp_path
+        with pytest.raises(InvalidInputError, match="not empty"), result_folder(tmp_path):
+            pass
+
     def test_new_folder_with_parents(self, tmp_path):
         with result_folder(tmp_path / "a" / "b") as folder:
             (folder / "file").write_text("x")

@@ -175,6 +175,13 @@ class TestErrors:
         with pytest.raises(CheckpointError, match="not empty and holds no refinement"):
             refine(weights, data, tmp_path, settings=SETTINGS)
 
+    @pytest.mark.parametrize("name", ["refinement.json", "round_0.npz"])
+    def test_damaged_folder(self, weights, data, tmp_path, name):
+        refine(weights, data, tmp_path / "out", settings=dataclasses.replace(SETTINGS, rounds=1))
+        (tmp_path / "out" / name).write_bytes(b"{")
+        with pytest.raises(CheckpointError, match=f"{name} is missing or damaged"):
+            refine(weights, data, tmp_path / "out", settings=SETTINGS)
+
     def test_another_dataset(self, weights, data, tmp_path):
         dataset = load_dataset(data)
         other = tmp_path / "other.npz"

@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from openmm_scoremd.errors import CheckpointError, InvalidInputError
+from openmm_scoremd._io import result_folder
+from openmm_scoremd.errors import CheckpointError
 from openmm_scoremd.simulation.run_folder import (
     SIDECAR,
     Checkpoint,
     locked,
-    new_folder,
     read_settings,
     removed_on_failure,
     unbroken_segments,
@@ -91,7 +91,7 @@ class TestFolder:
         def fail(folder):
             with (
                 pytest.raises(RuntimeError),
-                new_folder(folder) as path,
+                result_folder(folder) as path,
                 removed_on_failure(path),
             ):
                 write_settings(path, {})
@@ -103,12 +103,6 @@ class TestFolder:
         (tmp_path / "old").mkdir()
         fail(tmp_path / "old")
         assert not list((tmp_path / "old").iterdir())
-
-    def test_full_folders_and_files_are_refused(self, tmp_path):
-        (tmp_path / "file").write_text("x")
-        for path, message in ((tmp_path, "is not empty"), (tmp_path / "file", "is a file")):
-            with pytest.raises(InvalidInputError, match=message), new_folder(path):
-                pass
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 9}'])
     def test_damaged_settings(self, tmp_path, text):

@@ -105,18 +105,31 @@ class TestPooled:
         model = TwoStates(1.0)
         first = draws(0.0, 30_000, seed=1)
         last = draws(1.0, 30_000, seed=2)
-        rounds = [
-            SimulatedFrames(
-                first.positions, first.region, TwoStates(0.0).energy(first.positions, 0).detach()
-            ),
-            SimulatedFrames(last.positions, last.region, model.energy(last.positions, 0).detach()),
-        ]
-        for given in (rounds, rounds[:1]):
-            pooled = fit(model).pooled(given)
+        before, now = (
+            SimulatedFrames(of.positions, of.region, by.energy(of.positions, 0).detach())
+            for of, by in ((first, TwoStates(0.0)), (last, model))
+        )
+        for earlier in ([before], [before, before], []):
+            pooled = fit(model).pooled(earlier, now)
             assert len(pooled.positions) == 30_000
             left = (pooled.positions[:, 0, 0] < 0).double().mean()
             assert float(left) == pytest.approx(1.0 / (1.0 + math.exp(-1.0)), abs=0.01)
             torch.testing.assert_close(pooled.region, (pooled.positions[:, 0, 0] < 0).long())
+
+    def test_all_simulations_are_drawn_from(self):
+        # Marks that no energy depends on say where a frame is from.
+        frames = draws(0.0, 3_000, seed=1)
+        energy = TwoStates(0.0).energy(frames.positions, 0).detach()
+        earlier, last = (
+            SimulatedFrames(frames.positions, torch.full_like(frames.region, mark), energy)
+            for mark in (5, 7)
+        )
+        pooled = fit(TwoStates(0.0)).pooled([earlier], last)
+        assert (pooled.region == 5).double().mean().item() == pytest.approx(0.5, abs=0.05)
+        # Simulated with quite another energy, few frames count.
+        far = dataclasses.replace(earlier, energy=energy + 20.0 * torch.randn(3_000))
+        pooled = fit(TwoStates(0.0)).pooled([far], last)
+        assert (pooled.region == 5).double().mean().item() < 0.01
 
 
 class TestErrors:
