@@ -26,7 +26,12 @@ from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.training.average import exponential_average
-from openmm_scoremd.training.build import batch_stream, initial_model, training_objective
+from openmm_scoremd.training.build import (
+    batch_stream,
+    division_of_steps,
+    initial_model,
+    training_objective,
+)
 from openmm_scoremd.training.config import TrainingConfig, expert_config
 from openmm_scoremd.training.config_file import load_training_config
 from openmm_scoremd.training.sections import FokkerPlanckConfig
@@ -58,7 +63,12 @@ class Run:
             average = AveragedModel(model, multi_avg_fn=exponential_average(decay))
             clip = config.optimizer.gradient_clip
             self.compiled = CompiledSteps(
-                objective, self.optimizer, average, gradient_clip=clip, ema_decay=decay
+                objective,
+                self.optimizer,
+                average,
+                gradient_clip=clip,
+                ema_decay=decay,
+                division=division_of_steps(model, self.stream),
             )
         self.step = 0
 

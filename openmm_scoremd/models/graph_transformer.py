@@ -14,6 +14,7 @@ A compiler is given other forms of the same attention, see :func:`forms_for_comp
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -164,16 +165,29 @@ def forms_for_compiler(module: nn.Module, *, n_beads: int) -> Iterator[None]:
     n_beads : int
         Number of beads it is compiled for.
     """
-    attentions = [m for m in module.modules() if isinstance(m, EdgeAttention)]
-    changed = attentions if n_beads <= _FEW_BEADS else []
+    changed: list[nn.Module] = []
     # On the instance: TorchScript, which compiles what a method can reach, never sees it.
-    for attention in changed:
-        attention.__dict__["forward"] = attention.forward_for_compiler
+    for part in module.modules():
+        if isinstance(part, EdgeAttention) and n_beads <= _FEW_BEADS:
+            part.__dict__["forward"] = part.forward_for_compiler
+            changed.append(part)
+        elif isinstance(part, nn.GELU) and part.approximate == "tanh":
+            part.__dict__["forward"] = gelu_of_sigmoid
+            changed.append(part)
     try:
         yield
     finally:
-        for attention in changed:
-            del attention.__dict__["forward"]
+        for part in changed:
+            del part.__dict__["forward"]
+
+
+def gelu_of_sigmoid(x: Tensor) -> Tensor:
+    """Return GELU in its tanh approximation, with ``(1 + tanh(u)) / 2 = sigmoid(2 u)``.
+
+    Derivatives of a sigmoid need no other function than the sigmoid itself, so the first and second
+    one come from one exponential instead of three hyperbolic tangents.
+    """
+    return x * torch.sigmoid(math.sqrt(8.0 / math.pi) * (x + 0.044715 * x.pow(3)))
 
 
 class TransformerLayer(nn.Module):

@@ -27,6 +27,7 @@ from openmm_scoremd.models.base import ScoreModel
 from openmm_scoremd.models.factory import build_model, require_energy_model
 from openmm_scoremd.training.batches import BatchStream, RegionDraws
 from openmm_scoremd.training.config import TrainingConfig
+from openmm_scoremd.training.division import Division, divide_steps
 from openmm_scoremd.training.objective import (
     CentredFokkerPlanckObjective,
     DenoisingObjective,
@@ -142,6 +143,18 @@ def batch_stream(
         probed_weights=weights,
         probed_regions=regions,
         probed_times=_log_noise_times(config) if regulariser.times == "log-noise" else None,
+    )
+
+
+def division_of_steps(model: ScoreModel, stream: BatchStream) -> Division:
+    """Return how compiled steps of a network are to be divided, which is for CPU only."""
+    if stream.frames.device.type != "cpu":
+        return Division()
+    return divide_steps(
+        n_weights=sum(p.numel() for p in model.parameters()),
+        batch_size=stream.batch_size,
+        n_probed=stream.n_probed,
+        n_shared_times=stream.n_shared_times,
     )
 
 

@@ -6,11 +6,10 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, nn
 
 from openmm_scoremd.diffusion.fokker_planck import (
     centred_fokker_planck_loss,
@@ -23,11 +22,9 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
 from openmm_scoremd.models.graph_transformer import forms_for_compiler
+from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
 
 logger = logging.getLogger(__name__)
-
-#: Shape and strides of several tensors: what a compiled graph takes for granted.
-Layouts = tuple[tuple[torch.Size, tuple[int, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,41 +298,6 @@ def value_and_gradients(
         # Materialised: an additive constant of the energy has no gradient at all.
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
     return [loss.detach(), *gradients]
-
-
-def layouts(tensors: Sequence[Tensor]) -> Layouts:
-    """Return shapes and strides of tensors."""
-    return tuple((tensor.shape, tensor.stride()) for tensor in tensors)
-
-
-def traced(function: Callable[..., Any], examples: Sequence[Tensor]) -> fx.GraphModule:
-    """Return a function of tensors as one graph of elementary operators; nothing is computed."""
-    # One fake mode for all of it, which inductor asks for. Buffers become constants.
-    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-    graph: fx.GraphModule = trace(*examples)
-    return graph
-
-
-def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
-    """Compile a traced graph for tensors of certain layouts, which the result does not check.
-
-    Straight to inductor: dynamo, below ``torch.compile``, would trace again what is traced already,
-    look at every call whether anything in the graph has changed, and give up after some graphs in
-    one process. On CPU all kernels and the calls between them become one C++ file: Python between
-    kernels would take longer than those of small networks.
-
-    Parameters
-    ----------
-    graph : fx.GraphModule
-        Takes tensors, returns tensors.
-    examples : sequence of Tensor
-        Its arguments, to tell their layouts.
-    """
-    # Importing inductor takes a second.
-    from torch._inductor import compile as compile_with_inductor
-
-    options = {"cpp_wrapper": True} if examples[0].device.type == "cpu" else None
-    return cast(Callable[..., Any], compile_with_inductor(graph, list(examples), options=options))
 
 
 class _PrecomputedGradient(torch.autograd.Function):

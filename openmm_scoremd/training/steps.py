@@ -2,33 +2,34 @@
 
 For small networks a step is a few hundred microseconds of arithmetic, and optimiser, average and
 the many calls that lead there cost more than that. Here loss, gradient, clipping, AdamW and average
-are one graph, whose state is four flat vectors; Python does no more than call it once per step.
+are one graph, whose state is four flat vectors; Python does no more than call it once per step, or
+once for several. With large networks every thread has a part of the batch and a graph of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.training.average import new_value_weight
-from openmm_scoremd.training.objective import (
-    Batch,
-    Layouts,
-    compile_graph,
-    layouts,
-    traced,
-    value_and_gradients,
-)
+from openmm_scoremd.training.division import Division, one_thread_each
+from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
+from openmm_scoremd.training.objective import Batch, value_and_gradients
 
 #: Numbers per slot of a flat vector are a multiple of this: 64 bytes of float32, which vector
 #: instructions and CUDA kernels like.
 _ALIGNMENT = 16
 
-#: Takes weights, both moments, average, the rates of the step and the arrays of a batch; changes
-#: the first four in place and returns the loss.
+_UNDIVIDED = Division()
+
+#: Takes weights, both moments, average, the rates of some steps and the arrays of their batches;
+#: changes the first four in place and returns the losses.
 StepFunction = Callable[..., Tensor]
 
 
@@ -76,6 +77,8 @@ class CompiledSteps:
         Largest absolute value of a gradient entry.
     ema_decay : float
         Final decay of the average.
+    division : Division
+        How the work is divided among threads, or into calls.
     """
 
     def __init__(
@@ -86,17 +89,19 @@ class CompiledSteps:
         *,
         gradient_clip: float,
         ema_decay: float,
+        division: Division = _UNDIVIDED,
     ) -> None:
         self.objective = objective
         self.optimizer = optimizer
         self.average = average
         self.gradient_clip = gradient_clip
         self.ema_decay = ema_decay
+        self.division = division
         self.parameters = list(objective.parameters())
         self.averages = list(average.module.parameters())
         self._layout = FlatLayout([p.shape for p in self.parameters])
         self._state: list[Tensor] = []
-        self._steps: dict[Layouts, StepFunction] = {}
+        self._functions: dict[tuple[str, Layouts], Callable[..., Any]] = {}
 
     @torch.no_grad()
     def run(self, batches: Iterable[Batch], learning_rates: Sequence[float]) -> Tensor:
@@ -125,11 +130,9 @@ class CompiledSteps:
         state = self._packed(tensors)
         rates = self._rates(learning_rates, done=int(moments[0]["step"])).to(state[0])
         losses: list[Tensor] = []
-        step: StepFunction | None = None
-        for of_step, batch in zip(rates.unbind(0), batches, strict=True):
-            arrays = batch.arrays
-            step = step or self._compiled(state, arrays)
-            losses.append(step(*state, of_step, *arrays))
+        with one_thread_each(self.division.parts) as threads:
+            for of_call, several in self._calls(rates, batches):
+                losses += self._do_steps(threads, state, of_call, several).unbind(0)
         for of_kind, vector in zip(tensors, state, strict=True):
             torch._foreach_copy_(of_kind, self._layout.unpack(vector))
         torch._foreach_add_([m["step"] for m in moments], len(losses))
@@ -170,43 +173,97 @@ class CompiledSteps:
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
-    def _step(
+    def _calls(
+        self, rates: Tensor, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Tensor, list[Batch]]]:
+        """Divide steps into calls; those left over are done one by one."""
+        size, first = self.division.steps_per_call, 0
+        remaining = iter(batches)
+        while first < len(rates):
+            if len(rates) - first < size:
+                size = 1
+            several = list(itertools.islice(remaining, size))
+            if len(several) < size:
+                raise ValueError(
+                    f"{len(rates)} learning rates were given and {first + len(several)} batches; "
+                    "give one of each for every step"
+                )
+            yield rates[first : first + size], several
+            first += size
+
+    def _do_steps(
         self,
-        weights: Tensor,
-        first: Tensor,
-        second: Tensor,
-        average: Tensor,
+        threads: ThreadPoolExecutor,
+        state: Sequence[Tensor],
         rates: Tensor,
-        *arrays: Tensor,
+        batches: Sequence[Batch],
     ) -> Tensor:
-        """Do one step in place: ``torch.optim.AdamW`` and the average, written out."""
+        """Do the steps of one call and return their losses."""
+        n_parts = self.division.parts
+        if n_parts == 1:
+            arrays = [torch.stack(v) for v in zip(*(b.arrays for b in batches), strict=True)]
+            return cast(Tensor, self._call(self._steps, *state, rates, *arrays))
+        parts = [[state[0], *batches[0].part(i, n_parts).arrays] for i in range(n_parts)]
+        gradient = self._compiled(self._gradient, parts[0])
+        others = [threads.submit(gradient, *part) for part in parts[1:]]
+        results = [gradient(*parts[0]), *(other.result() for other in others)]
+        of_parts, gradients = zip(*results, strict=True)
+        self._call(self._update, *state, rates[0], *gradients)
+        return torch.stack(of_parts).mean(dim=0, keepdim=True)
+
+    def _steps(self, *tensors: Tensor) -> Tensor:
+        """Change the state by one step for each of the rates; returns the losses."""
+        old, rates, arrays = tensors[:4], tensors[4], tensors[5:]
+        state, losses = list(old), []
+        for of_step, *of_batch in zip(rates.unbind(0), *(a.unbind(0) for a in arrays), strict=True):
+            loss, gradient = self._gradient(state[0], *of_batch)
+            state = self._updated(state, of_step, gradient)
+            losses.append(loss)
+        for vector, new in zip(old, state, strict=True):
+            vector.copy_(new)
+        return torch.stack(losses)
+
+    def _gradient(self, weights: Tensor, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch and its gradient."""
+        loss, *gradients = value_and_gradients(self.objective, arrays, self._layout.unpack(weights))
+        return loss, self._layout.pack(gradients)
+
+    def _update(self, *tensors: Tensor) -> None:
+        """Change the state by one step; takes it, the rates and the gradients of all parts."""
+        old, rates, gradients = tensors[:4], tensors[4], tensors[5:]
+        gradient = torch.stack(gradients).mean(dim=0)
+        for vector, new in zip(old, self._updated(old, rates, gradient), strict=True):
+            vector.copy_(new)
+
+    def _updated(self, state: Sequence[Tensor], rates: Tensor, gradient: Tensor) -> list[Tensor]:
+        """Return the next state: ``torch.optim.AdamW`` and the average, written out."""
+        weights, first, second, average = state
         group = self.optimizer.param_groups[0]
         first_beta, second_beta = group["betas"]
-        loss, *gradients = value_and_gradients(self.objective, arrays, self._layout.unpack(weights))
-        gradient = self._layout.pack(gradients).clamp(-self.gradient_clip, self.gradient_clip)
+        gradient = gradient.clamp(-self.gradient_clip, self.gradient_clip)
         kept, size, root, weight_of_new = rates.unbind(0)
-        new_first = torch.lerp(first, gradient, 1.0 - first_beta)
-        new_second = second_beta * second + (1.0 - second_beta) * gradient.square()
-        denominator = new_second.sqrt() * root + group["eps"]
-        new_weights = kept * weights - size * new_first / denominator
-        average.copy_(average + weight_of_new * (new_weights - average))
-        weights.copy_(new_weights)
-        first.copy_(new_first)
-        second.copy_(new_second)
-        return loss
+        first = torch.lerp(first, gradient, 1.0 - first_beta)
+        second = second_beta * second + (1.0 - second_beta) * gradient.square()
+        denominator = second.sqrt() * root + group["eps"]
+        weights = kept * weights - size * first / denominator
+        return [weights, first, second, average + weight_of_new * (weights - average)]
 
-    def _compiled(self, state: Sequence[Tensor], arrays: Sequence[Tensor]) -> StepFunction:
-        of_arrays = layouts(arrays)
-        if of_arrays not in self._steps:
-            rates = state[0].new_ones(4)
-            examples = [*state, rates, *arrays]
+    def _call(self, function: Callable[..., Any], *arguments: Tensor) -> Any:
+        return self._compiled(function, arguments)(*arguments)
+
+    def _compiled(
+        self, function: Callable[..., Any], arguments: Sequence[Tensor]
+    ) -> Callable[..., Any]:
+        """Return a method compiled for such arguments."""
+        key = (function.__name__, layouts(arguments))
+        if key not in self._functions:
             with torch.enable_grad():  # type: ignore[no-untyped-call]
-                graph = traced(self._step, examples)
-            step: StepFunction = compile_graph(graph, examples)
-            if state[0].is_cuda:
-                step = captured(step, state, [rates, *arrays])
-            self._steps[of_arrays] = step
-        return self._steps[of_arrays]
+                graph = traced(function, arguments)
+            compiled = compile_graph(graph, arguments)
+            if arguments[0].is_cuda:
+                compiled = captured(compiled, arguments[:4], arguments[4:])
+            self._functions[key] = compiled
+        return self._functions[key]
 
 
 def captured(step: StepFunction, state: Sequence[Tensor], inputs: Sequence[Tensor]) -> StepFunction:

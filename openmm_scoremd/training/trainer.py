@@ -22,6 +22,7 @@ from openmm_scoremd.training.average import exponential_average
 from openmm_scoremd.training.build import (
     batch_stream,
     build_fabric,
+    division_of_steps,
     initial_model,
     training_objective,
 )
@@ -175,6 +176,7 @@ class Trainer:
                 self.average,
                 gradient_clip=config.optimizer.gradient_clip,
                 ema_decay=config.optimizer.ema_decay,
+                division=division_of_steps(self.model, self.stream),
             )
         self.objective: nn.Module
         self.optimizer: torch.optim.Optimizer

@@ -9,6 +9,7 @@ import torch
 from openmm_scoremd.errors import NumericalError
 from openmm_scoremd.training.checkpoint import gather_tensors, load_checkpoint
 from openmm_scoremd.training.config import FokkerPlanckConfig
+from openmm_scoremd.training.division import Division
 from openmm_scoremd.training.steps import FlatLayout, captured
 from openmm_scoremd.training.trainer import Trainer
 
@@ -25,6 +26,8 @@ KINDS = {
     "regional": {"fokker_planck": REGIONAL},
     "clipped": {"optimizer.gradient_clip": 1e-3, "optimizer.weight_decay": 0.3},
 }
+#: How the work of a step is divided: not, among two threads, two steps in a call.
+DIVISIONS = {"whole": Division(), "parts": Division(parts=2), "calls": Division(steps_per_call=2)}
 DOUBLE = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
 
 
@@ -53,11 +56,13 @@ def compare(found, expected, tolerance):
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("division", DIVISIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_steps_are_as_many_single_steps(planar, make_config, tmp_path, kind):
+def test_many_steps_are_as_many_single_steps(planar, make_config, tmp_path, kind, division):
     entries = {**DOUBLE, **KINDS[kind]}
     single = Trainer(make_config(planar, **entries), tmp_path / "a")
     many = Trainer(make_config(planar, **entries, **{"hardware.backend": "compiled"}), tmp_path)
+    many.steps.division = DIVISIONS[division]
     assert single.steps is None
     for first, stop in ((0, 1), (1, 4), (4, 11)):
         row, expected = many._train_steps(first, stop), single._train_steps(first, stop)
@@ -68,9 +73,11 @@ def test_many_steps_are_as_many_single_steps(planar, make_config, tmp_path, kind
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_every_loss_is_returned(planar, make_config, tmp_path):
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_every_loss_is_returned(planar, make_config, tmp_path, division):
     config = make_config(planar, **DOUBLE, **{"hardware.backend": "compiled"})
     together, apart = Trainer(config, tmp_path / "a"), Trainer(config, tmp_path / "b")
+    together.steps.division = apart.steps.division = DIVISIONS[division]
     losses = together._compiled_steps(together.steps, 0, 6)
     expected = [apart._compiled_steps(apart.steps, step, step + 1) for step in range(6)]
     assert torch.equal(losses, torch.cat(expected))
@@ -89,6 +96,30 @@ def test_single_steps_may_follow(planar, make_config, tmp_path):
     mixed._train_steps(4, 6)
     single._train_steps(0, 6)
     compare(state_of(mixed), state_of(single), 1e-10)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_parts_see_all_of_a_batch_once(planar, make_config, tmp_path, monkeypatch):
+    trainer = Trainer(make_config(planar, **{"hardware.backend": "compiled"}), tmp_path)
+    trainer.steps.division = Division(parts=4)
+    gradient, seen = trainer.steps._gradient, []
+    monkeypatch.setattr(
+        "openmm_scoremd.training.steps.compile_graph",
+        lambda graph, _: lambda *arrays: (seen.append(arrays[2]), graph(*arrays))[1],
+    )
+    assert gradient.__name__ == "_gradient"
+    trainer._train_steps(0, 1)
+    # The update, compiled likewise, has no times.
+    times = torch.cat([t for t in seen if t.ndim == 1 and len(t) == trainer.config.batch_size // 4])
+    assert torch.equal(times.sort().values, trainer.stream.batch(0).t.sort().values)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_fewer_batches_than_rates_are_an_error(planar, make_config, tmp_path):
+    trainer = Trainer(make_config(planar, **{"hardware.backend": "compiled"}), tmp_path)
+    batches = [trainer.stream.batch(step) for step in range(3)]
+    with pytest.raises(ValueError, match="4 learning rates were given and 3 batches"):
+        trainer.steps.run(batches, [1e-3] * 4)
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -150,12 +181,15 @@ def test_nan_stops_with_its_step(planar, make_config, tmp_path, monkeypatch, bad
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_run_is_that_of_single_steps(planar, make_config, tmp_path, read_run):
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_compiled_run_is_that_of_single_steps(planar, make_config, tmp_path, read_run, division):
     entries = {**DOUBLE, **KINDS["centred"]}
     Trainer(make_config(planar, **entries), tmp_path / "eager").start()
-    Trainer(
+    compiled = Trainer(
         make_config(planar, **entries, **{"hardware.backend": "compiled"}), tmp_path / "compiled"
-    ).start()
+    )
+    compiled.steps.division = DIVISIONS[division]
+    compiled.start()
     (found, _), (expected, _) = (read_run(tmp_path / name) for name in ("compiled", "eager"))
     compare(found, expected, 1e-7)
 

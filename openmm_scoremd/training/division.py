@@ -1,0 +1,77 @@
+"""How the work of compiled steps is divided on CPU: among threads, or into calls."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+#: Weights times frames of a batch. Above, a step takes milliseconds, and its parts are worth a
+#: thread each; below, what Python and PyTorch need for a call is worth sharing by several steps.
+_LARGE = 10**7
+
+_STEPS_PER_CALL = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """How steps are divided.
+
+    Attributes
+    ----------
+    parts : int
+        Equal parts of a batch, whose gradients are computed by a thread each.
+    steps_per_call : int
+        Steps of one compiled function.
+    """
+
+    parts: int = 1
+    steps_per_call: int = 1
+
+
+def divide_steps(
+    *, n_weights: int, batch_size: int, n_probed: int, n_shared_times: int | None
+) -> Division:
+    """Return how to divide steps on this CPU.
+
+    Parameters
+    ----------
+    n_weights : int
+        Number of weights of the network.
+    batch_size, n_probed : int
+        Frames of a batch, and those of them with probes for the Fokker-Planck residual.
+    n_shared_times : int or None
+        Number of times that these have; None for one each.
+    """
+    if n_weights * batch_size < _LARGE:
+        return Division(steps_per_call=_STEPS_PER_CALL)
+    # Frames that share a time are compared with each other, so they stay together.
+    multiples = [batch_size, n_probed, n_probed if n_shared_times is None else n_shared_times]
+    possible = [
+        parts
+        for parts in range(1, torch.get_num_threads() + 1)
+        if all(number % parts == 0 for number in multiples)
+    ]
+    return Division(parts=max(possible))
+
+
+@contextlib.contextmanager
+def one_thread_each(parts: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads for all parts but one; meanwhile torch uses one thread for an operation.
+
+    Parts in threads of their own wait for each other once in a step, threads that share every
+    operation some hundred times: and then, on a machine with other work, for each other's turn.
+    """
+    n_threads = torch.get_num_threads()
+    if parts > 1:
+        torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(
+            max(1, parts - 1), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)
