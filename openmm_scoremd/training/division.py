@@ -13,7 +13,7 @@ import torch
 #: thread each; below, what Python and PyTorch need for a call is worth sharing by several steps.
 _LARGE = 10**7
 
-_STEPS_PER_CALL = 8
+_STEPS_PER_CALL = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Division:
     parts : int
         Equal parts of a batch, whose gradients are computed by a thread each.
     steps_per_call : int
-        Steps of one compiled function.
+        Largest number of steps of one compiled function.
     """
 
     parts: int = 1

@@ -176,20 +176,18 @@ class CompiledSteps:
     def _calls(
         self, rates: Tensor, batches: Iterable[Batch]
     ) -> Iterator[tuple[Tensor, list[Batch]]]:
-        """Divide steps into calls; those left over are done one by one."""
-        size, first = self.division.steps_per_call, 0
+        """Divide steps into calls of one size, because every other one is compiled anew."""
+        n_steps = len(rates)
+        size = max(n for n in range(1, self.division.steps_per_call + 1) if n_steps % n == 0)
         remaining = iter(batches)
-        while first < len(rates):
-            if len(rates) - first < size:
-                size = 1
+        for first in range(0, n_steps, size):
             several = list(itertools.islice(remaining, size))
             if len(several) < size:
                 raise ValueError(
-                    f"{len(rates)} learning rates were given and {first + len(several)} batches; "
+                    f"{n_steps} learning rates were given and {first + len(several)} batches; "
                     "give one of each for every step"
                 )
             yield rates[first : first + size], several
-            first += size
 
     def _do_steps(
         self,

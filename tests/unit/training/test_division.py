@@ -16,7 +16,7 @@ def four_threads():
 
 def test_small_networks_do_several_steps_in_a_call():
     found = divide_steps(n_weights=8833, batch_size=128, n_probed=128, n_shared_times=None)
-    assert found == Division(parts=1, steps_per_call=8)
+    assert found == Division(parts=1, steps_per_call=10)
 
 
 @pytest.mark.parametrize(
