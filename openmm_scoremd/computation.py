@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import openmm
 import torch
 from numpy.typing import NDArray
 from openmm import unit
+from torch import Tensor
 
 from openmm_scoremd.adjustable import (
     SCALE_PARAMETER,
@@ -19,6 +21,7 @@ from openmm_scoremd.adjustable import (
     NoiseLevelEnergy,
 )
 from openmm_scoremd.artifact import ModelArchive, SelfTest, read_archive
+from openmm_scoremd.cuda_graphs import captured
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.native.network import NativeNetwork, Unit
 from openmm_scoremd.torchscript import (
@@ -67,6 +70,8 @@ class ModelComputation:
     ) -> None:
         self._settings = (path, sha256, particles, device, adjustable)
         self._evaluate: Evaluation | None = None
+        # At the first call, because the number of particles is not known before.
+        self._graph_is_due = True
 
     def __reduce__(self) -> tuple[type[ModelComputation], tuple[object, ...]]:
         # OpenMM ends the process if unpickling fails, so nothing may happen there but this.
@@ -107,9 +112,16 @@ class ModelComputation:
         if self._settings[-1] == "scale-and-time":
             return _at_noise_levels(module, archive, target)
         module = optimised(module)
+        compute: Callable[[Tensor], tuple[Tensor, Tensor]]
+        compute = functools.partial(energy_and_forces, module)
 
         def evaluate(positions: FloatArray, _t: float | None) -> tuple[float, FloatArray]:
-            energy, forces = energy_and_forces(module, torch.from_numpy(positions).to(target))
+            nonlocal compute
+            tensor = torch.from_numpy(positions).to(target)
+            if self._graph_is_due and tensor.is_cuda:
+                self._graph_is_due = False
+                compute = recorded(compute, tensor)
+            energy, forces = compute(tensor)
             return float(energy), forces.cpu().numpy()
 
         return evaluate
@@ -144,6 +156,28 @@ class CompiledComputation(ModelComputation):
             return float(energies.sum()), flat
 
         return evaluate
+
+
+def recorded(
+    compute: Callable[[Tensor], tuple[Tensor, Tensor]], positions: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return the computation as a CUDA graph for so many particles, or itself if that fails.
+
+    The graph must give the energy and forces that the computation gave before.
+    """
+    expected = compute(positions)
+    try:
+        graph = captured(compute, [], [positions])
+        found = graph(positions)
+    # torch has no type of its own for what cannot be recorded.
+    except RuntimeError as error:
+        logger.warning("no CUDA graph: %s", str(error).splitlines()[0])
+        return compute
+    for one, other in zip(found, expected, strict=True):
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-3, equal_nan=True):
+            logger.warning("no CUDA graph: it computes something else than the model")
+            return compute
+    return cast(Callable[[Tensor], tuple[Tensor, Tensor]], graph)
 
 
 def _at_noise_levels(module: ScriptModule, archive: ModelArchive, device: str) -> Evaluation:

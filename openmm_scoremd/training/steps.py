@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from openmm_scoremd.cuda_graphs import captured
 from openmm_scoremd.training.average import new_value_weight
 from openmm_scoremd.training.division import Division, one_thread_each
 from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
@@ -27,10 +28,6 @@ from openmm_scoremd.training.objective import Batch, value_and_gradients
 _ALIGNMENT = 16
 
 _UNDIVIDED = Division()
-
-#: Takes weights, both moments, average, the rates of some steps and the arrays of their batches;
-#: changes the first four in place and returns the losses.
-StepFunction = Callable[..., Tensor]
 
 
 class FlatLayout:
@@ -262,37 +259,3 @@ class CompiledSteps:
                 compiled = captured(compiled, arguments[:4], arguments[4:])
             self._functions[key] = compiled
         return self._functions[key]
-
-
-def captured(step: StepFunction, state: Sequence[Tensor], inputs: Sequence[Tensor]) -> StepFunction:
-    """Return a step that replays a CUDA graph: one launch instead of one for each kernel.
-
-    Parameters
-    ----------
-    step : callable
-        The compiled step.
-    state : sequence of Tensor
-        What it changes in place; the result works on these very tensors.
-    inputs : sequence of Tensor
-        Examples of its other arguments.
-    """
-    saved = [vector.clone() for vector in state]
-    static = [array.clone() for array in inputs]
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        # Compiles, and makes the libraries allocate what they need; neither can be captured.
-        for _ in range(3):
-            step(*state, *static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step(*state, *static)
-    torch._foreach_copy_(list(state), saved)
-
-    def replay(*arguments: Tensor) -> Tensor:
-        torch._foreach_copy_(static, list(arguments[len(state) :]))
-        graph.replay()
-        return loss.clone()
-
-    return replay

@@ -1,5 +1,6 @@
 """Explicit forces and the compiled kernel inside OpenMM, beside the network itself."""
 
+import functools
 import logging
 import pickle
 
@@ -9,7 +10,12 @@ import pytest
 import torch
 
 from openmm_scoremd.artifact import read_archive
-from openmm_scoremd.computation import CompiledComputation, compiled_model
+from openmm_scoremd.computation import (
+    CompiledComputation,
+    ModelComputation,
+    compiled_model,
+    recorded,
+)
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.export import export_torchscript
 from openmm_scoremd.force import available_backends, create_force, load_torchforce_plugin
@@ -243,3 +249,49 @@ def test_whole_simulations(make_model):
     model = ScoreModelFile(path)
     system = model.create_system(replicas=3, backend="compiled")
     assert system.getNumParticles() == 15
+
+
+def one_and_two(positions):
+    return positions.sum(), -torch.ones_like(positions)
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (None, "operation not permitted"),
+        (lambda x: (x.sum() + 1.0, -torch.ones_like(x)), "something else"),
+        (lambda x: (x.sum(), torch.full_like(x, torch.nan)), "something else"),
+    ],
+)
+def test_a_cuda_graph_that_fails_or_is_wrong_is_not_used(monkeypatch, caplog, graph, message):
+    def captured(*_):
+        if graph is None:
+            raise RuntimeError("operation not permitted\nin many lines")
+        return graph
+
+    monkeypatch.setattr("openmm_scoremd.computation.captured", captured)
+    assert recorded(one_and_two, torch.randn(4, 3)) is one_and_two
+    assert message in caplog.text
+    assert "in many lines" not in caplog.text
+
+
+def test_a_cuda_graph_that_is_right_is_used(monkeypatch, caplog):
+    graph = functools.partial(one_and_two)
+    monkeypatch.setattr("openmm_scoremd.computation.captured", lambda *_: graph)
+    # A replica that is broken already must not keep the others from it.
+    positions = torch.randn(4, 3)
+    positions[0] = torch.nan
+    assert recorded(one_and_two, positions) is graph
+    assert not caplog.records
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model):
+    trained, path = make_model()
+    evaluation = ModelComputation(str(path), "", (), "cuda")._load(read_archive(path), (), "cuda")
+    for seed in range(3):
+        positions = frames(7, seed=seed)
+        found = evaluation(positions.reshape(-1, 3), None)
+        for one, other in zip(found, expected_values(trained, positions), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)

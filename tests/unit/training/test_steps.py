@@ -10,7 +10,7 @@ from openmm_scoremd.errors import NumericalError
 from openmm_scoremd.training.checkpoint import gather_tensors, load_checkpoint
 from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.division import Division
-from openmm_scoremd.training.steps import FlatLayout, captured
+from openmm_scoremd.training.steps import FlatLayout
 from openmm_scoremd.training.trainer import Trainer
 
 CENTRED = FokkerPlanckConfig(
@@ -205,18 +205,3 @@ def test_flat_layout_gives_back_what_it_got():
     found[2].fill_(7.0)
     assert float(vector[32]) == 7.0
     assert float(vector[15]) == 0.0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_captured_steps_do_what_they_do_uncaptured():
-    state = [torch.zeros(3, device="cuda")]
-
-    def step(vector, increment):
-        vector.add_(increment)
-        return vector.sum()
-
-    replay = captured(step, state, [torch.ones(3, device="cuda")])
-    assert float(state[0].sum()) == 0.0
-    values = [torch.full((3,), value, device="cuda") for value in (1.0, 2.0)]
-    assert [float(replay(state[0], value)) for value in values] == [3.0, 9.0]
