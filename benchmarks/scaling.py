@@ -11,6 +11,7 @@ because memory is the peak of the process, less what it had before the first eva
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import multiprocessing
 import time
@@ -21,16 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 from machine import hardware
-from simulation import DOCS
+from performance_page import PAGE, RESULTS, Section, markdown_table, timing_sentence
+from plotting import plot_scaling
 
-from openmm_scoremd._io import package_versions, write_json, write_text
+from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer, choose_form
 from openmm_scoremd.native.network import NativeNetwork, Unit
 
-ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "benchmarks" / "results" / "scaling.json"
-BEGIN, END = "<!-- scaling benchmark: begin -->", "<!-- scaling benchmark: end -->"
+OUTPUT = RESULTS / "scaling.json"
+PICTURE = PAGE.parent / "scaling.png"
+SECTION = Section("scaling")
 CONFIG = NetworkConfig(width=96, layers=2)
 BEADS = (5, 10, 20, 40, 80, 150, 300)
 VARIANTS = ("explicit", "compiled")
@@ -85,6 +87,11 @@ def resident_mb(name: str) -> float:
 
 def run(beads: Sequence[int], rows: int, seconds: float, threads: int) -> dict[str, Any]:
     """Measure all sizes, each in a fresh process."""
+    # Before the run: it is busy itself.
+    made = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "hardware": hardware(),
+    }
     results = []
     for n_beads in beads:
         for variant in VARIANTS:
@@ -94,7 +101,7 @@ def run(beads: Sequence[int], rows: int, seconds: float, threads: int) -> dict[s
             print(" | ".join(cells(row)), flush=True)
     return {
         "benchmark": "scaling",
-        "hardware": hardware(),
+        **made,
         "versions": package_versions(),
         "threads": threads,
         "rows": rows,
@@ -122,28 +129,26 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         row["form"],
         f"{row['cpu_us_per_replica']:,.0f}",
         f"{row['cpu_us_per_bead']:.1f}",
-        f"{row['memory_mb']:.0f}",
+        f"{row['memory_mb']:.0f}" if row["memory_mb"] >= 10.0 else f"{row['memory_mb']:.1f}",
     ]
 
 
 def markdown(record: Mapping[str, Any]) -> str:
     """Return the section of ``docs/performance.md`` that a record fills."""
-    machine = record["hardware"]
     text = (
-        f"Measured on {machine['processor']} ({machine['instructions']}), threads: "
-        f"{record['threads']}, replicas times beads about {record['rows']:,}; load average "
-        f"{machine['load_before']:.1f} before the run."
+        f"{timing_sentence(record, threads='threads')} Replicas times beads are about "
+        f"{record['rows']:,}."
     )
-    rows = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, record["results"])]
-    return "\n".join([text, "", *(f"| {' | '.join(row)} |" for row in rows)])
+    picture = f"![Processor time and memory against the number of beads]({PICTURE.name})"
+    rows = markdown_table(COLUMNS, list(map(cells, record["results"])))
+    return "\n\n".join([text, picture, rows])
 
 
-def with_section(document: str, section: str) -> str:
-    """Return a document whose text between the two markers is replaced."""
-    before, _, rest = document.partition(BEGIN)
-    if not rest:
-        raise SystemExit(f"{DOCS} needs a line {BEGIN}")
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
+def write_docs(output: Path) -> None:
+    """Bring ``docs/performance.md`` and its picture up to date with a record."""
+    record = json.loads(output.read_text(encoding="utf-8"))
+    plot_scaling(record["results"], PICTURE)
+    SECTION.write(markdown(record))
 
 
 def main() -> None:
@@ -158,9 +163,7 @@ def main() -> None:
     parser.add_argument("--write-docs", action="store_true", help="fill docs/performance.md only")
     options = parser.parse_args()
     if options.write_docs:
-        record = json.loads(options.output.read_text(encoding="utf-8"))
-        section = markdown(record)
-        write_text(DOCS, with_section(DOCS.read_text(encoding="utf-8"), section))
+        write_docs(options.output)
         return
     beads, rows, seconds = ((5, 10), 50, 0.0) if options.smoke else (BEADS, options.rows, 0.5)
     write_json(options.output, run(beads, rows, seconds, options.threads))

@@ -34,27 +34,27 @@ import simulation_jax
 import torch
 import training_jax
 from machine import hardware
+from performance_page import PAGE, RESULTS, ROOT, Section, markdown_table, timing_sentence
 from plain_network import Case, differences, export_random_network, make_case
+from plotting import plot_speed
 from rich.console import Console
 from rich.table import Table
 
-from openmm_scoremd._io import package_versions, write_json, write_text
+from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.models.folded import choose_form
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.torchscript import has_explicit_forces, load_module
 
-ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "benchmarks" / "results" / "simulation.json"
-DOCS = ROOT / "docs" / "performance.md"
+OUTPUT = RESULTS / "simulation.json"
+PICTURE = PAGE.parent / "simulation_speed.png"
 SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
-BEGIN, END = "<!-- simulation benchmark: begin -->", "<!-- simulation benchmark: end -->"
+SECTION = Section("simulation")
 
 TIMESTEP_NS = 2e-6
 RATE_REPLICAS = 100
 MATRIX_PRODUCTS = "matrix products"
-BUSY = 0.5  # load average above which a run is called preliminary
 
 Stepper = Callable[[int], None]
 
@@ -343,46 +343,27 @@ def table(network: Mapping[str, Any]) -> Table:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """Return the section of ``docs/performance.md`` that a record fills."""
-    machine, versions = record["hardware"], record["versions"]
-    introduction = (
-        f"Measured on {record['date'][:10]}: {machine['processor']} ({machine['instructions']}, "
-        f"{machine['system']}), {machine['cores']} cores, threads of torch and of OpenMM's CPU "
-        f"platform: {record['threads']}; Python {versions['python']}, torch {versions['torch']}, "
-        f"OpenMM {versions['openmm']}, openmmtorch {versions['openmmtorch']}."
-    )
-    if machine["load_before"] > BUSY:
-        introduction += (
-            f" **Preliminary:** the machine was shared (load average {machine['load_before']:.1f} "
-            "before the run). Trust the ratios more than the speeds."
-        )
-    return "\n\n".join([introduction, *map(markdown_table, record["networks"])])
+    introduction = timing_sentence(record, threads="threads of torch and of OpenMM's CPU platform")
+    parts = [introduction, f"![Replica-steps per second against replicas]({PICTURE.name})"]
+    return "\n\n".join([*parts, *map(network_section, record["networks"])])
 
 
-def markdown_table(network: Mapping[str, Any]) -> str:
+def network_section(network: Mapping[str, Any]) -> str:
     """Return heading and table of one network."""
     error = network["difference_from_plain"]
     text = (
         f"{work(network)}. Plain and folded energies differ by {error['energy']:.1e} relative, "
         f"forces by {error['force']:.1e}."
     )
-    rows = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, network["results"])]
-    return "\n".join(
-        [f"### {network['name']}", "", text, "", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
-
-
-def with_section(document: str, section: str) -> str:
-    """Return a document whose text between the two markers is replaced."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise SystemExit(f"{DOCS} needs one line {BEGIN} and one line {END}")
-    before, _, rest = document.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
+    rows = [cells(row) for row in network["results"]]
+    return "\n\n".join([f"### {network['name']}", text, markdown_table(COLUMNS, rows)])
 
 
 def write_docs(output: Path) -> None:
-    """Bring ``docs/performance.md`` up to date with a record."""
+    """Bring the page and its picture up to date with a record."""
     record = json.loads(output.read_text(encoding="utf-8"))
-    write_text(DOCS, with_section(DOCS.read_text(encoding="utf-8"), markdown(record)))
+    plot_speed(record["networks"], PICTURE)
+    SECTION.write(markdown(record))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -392,11 +373,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch and of OpenMM's CPU platform")
     parser.add_argument("--jax", type=Path, help="checkout of github.com/noegroup/ScoreMD")
-    parser.add_argument(
-        "--write-docs",
-        action="store_true",
-        help="time nothing; fill docs/performance.md from the JSON file",
-    )
+    documents = "time nothing; fill docs/performance.md from the JSON file"
+    parser.add_argument("--write-docs", action="store_true", help=documents)
     return parser.parse_args(arguments)
 
 

@@ -133,10 +133,12 @@ class Mender:
             As :meth:`inspect`.
         """
         positions, _ = self.inspect(recorder)
-        broken = self._guard.broken_energies(self._energies(positions))
-        if broken:
-            _, velocities = self._simulation.phase_space()
-            positions, _ = self._mend(broken, positions, velocities, recorder)
+        energies = self._energies(positions)
+        broken = self._guard.broken_energies(energies)
+        if not broken:
+            return energies
+        _, velocities = self._simulation.phase_space()
+        positions, _ = self._mend(broken, positions, velocities, recorder)
         return self._energies(positions)
 
     def jump(self) -> None:

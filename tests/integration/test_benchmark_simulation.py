@@ -20,7 +20,7 @@ SCRIPT = ROOT / "benchmarks/simulation.py"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    names = ("simulation", "plain_network")
+    names = ("simulation", "plain_network", "performance_page", "plotting")
     yield importlib.import_module(names[0])
     for name in names:
         sys.modules.pop(name, None)
@@ -121,15 +121,13 @@ def test_floating_point_operations_are_those_that_torch_counts(benchmark, n_bead
 
 
 def test_documentation_shows_the_stored_record(benchmark):
-    document = benchmark.DOCS.read_text(encoding="utf-8")
+    document = benchmark.PAGE.read_text(encoding="utf-8")
     record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.with_section(document, benchmark.markdown(record)) == document
+    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
+    assert benchmark.PICTURE.is_file()
 
 
-def test_section_is_replaced_and_the_rest_kept(benchmark):
-    document = f"before\n{benchmark.BEGIN}\nold\n{benchmark.END}\nafter\n"
-    new = benchmark.with_section(document, "new")
-    assert new == f"before\n{benchmark.BEGIN}\n\nnew\n\n{benchmark.END}\nafter\n"
-    assert benchmark.with_section(new, "new") == new
-    with pytest.raises(SystemExit, match="needs one line"):
-        benchmark.with_section("no markers", "new")
+def test_picture_of_the_stored_record(benchmark, tmp_path):
+    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
+    benchmark.plot_speed(record["networks"], tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

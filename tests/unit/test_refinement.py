@@ -61,6 +61,18 @@ def weights(described, tmp_path):
     return path
 
 
+@pytest.fixture
+def mixture(described, tmp_path):
+    early, late = described(), described()
+    network = early.description.network
+    model = TimePartitionedMixture([Expert(early.model, 1e-5, 0.1), Expert(late.model, 0.1, 1.0)])
+    experts = (ExpertDescription(network, 1e-5, 0.1), ExpertDescription(network, 0.1, 1.0))
+    description = dataclasses.replace(early.description, experts=experts)
+    path = tmp_path / "mixture.safetensors"
+    save_weights(TrainedModel(model, description), path)
+    return path
+
+
 def tensors(path):
     return load_weights(path).model.state_dict()
 
@@ -132,21 +144,28 @@ class TestRefine:
         assert sha256_of_file(tmp_path / "out" / "round_0.safetensors") == first
         assert (tmp_path / "out" / "round_1.safetensors").exists()
 
-    def test_only_the_expert_of_the_force_changes(self, described, data, tmp_path):
-        early, late = described(), described()
-        network = early.description.network
-        mixture = TimePartitionedMixture(
-            [Expert(early.model, 1e-5, 0.1), Expert(late.model, 0.1, 1.0)]
-        )
-        experts = (ExpertDescription(network, 1e-5, 0.1), ExpertDescription(network, 0.1, 1.0))
-        trained = TrainedModel(mixture, dataclasses.replace(early.description, experts=experts))
-        path = tmp_path / "mixture.safetensors"
-        save_weights(trained, path)
-        refined = tensors(refine(path, data, tmp_path / "out", settings=SETTINGS))
+    def test_only_the_expert_of_the_force_changes(self, mixture, data, tmp_path):
+        refined = tensors(refine(mixture, data, tmp_path / "out", settings=SETTINGS))
         changed = {
-            n.split(".")[1] for n, v in tensors(path).items() if not torch.equal(refined[n], v)
+            n.split(".")[1] for n, v in tensors(mixture).items() if not torch.equal(refined[n], v)
         }
         assert changed == {"0"}
+
+    @pytest.mark.parametrize(("name", "latest"), [("weights", 1.0), ("mixture", 0.1)])
+    def test_denoising_has_the_times_of_the_network(
+        self, request, data, tmp_path, monkeypatch, name, latest
+    ):
+        found = []
+        make = EnergyFit.__init__
+
+        def spy(self, model, *, times, **options):
+            found.append(times(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+            make(self, model, times=times, **options)
+
+        monkeypatch.setattr(EnergyFit, "__init__", spy)
+        one = dataclasses.replace(SETTINGS, rounds=1)
+        refine(request.getfixturevalue(name), data, tmp_path / "out", settings=one)
+        assert found[0].tolist() == pytest.approx([1e-5, latest])
 
     def test_a_later_round_begins_where_the_one_before_ended(
         self, weights, data, tmp_path, monkeypatch
@@ -163,6 +182,79 @@ class TestRefine:
             np.testing.assert_array_equal(starts[1], content["positions"])
         distance = np.abs(starts[0][:, None] - load_dataset(data).positions).max(axis=(2, 3))
         assert distance.min(axis=1).max() < 1e-6
+
+    def test_the_first_round_begins_spread_out(self, weights, data, tmp_path, monkeypatch):
+        starts = []
+        monkeypatch.setattr(
+            ReplicaSimulation, "set_positions", lambda _self, frames: starts.append(frames)
+        )
+        monkeypatch.setattr(
+            "openmm_scoremd.refinement.spreading_weights",
+            lambda positions: np.eye(len(positions))[7],
+        )
+
+        def stop(*_call):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ReplicaSimulation, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            refine(weights, data, tmp_path / "out", settings=SETTINGS)
+        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3)
+        expected = load_dataset(data).positions[np.sort(training)[7]]
+        np.testing.assert_allclose(starts[0], np.broadcast_to(expected, (20, 5, 3)), atol=1e-7)
+
+    def test_frames_of_earlier_rounds_count_too(self, weights, data, tmp_path, monkeypatch):
+        given = []
+        pooled = EnergyFit.pooled
+        monkeypatch.setattr(
+            EnergyFit,
+            "pooled",
+            lambda self, earlier, last: (
+                given.append((earlier, last)) or pooled(self, earlier, last)
+            ),
+        )
+        refine(weights, data, tmp_path / "out", settings=SETTINGS)
+        assert [len(earlier) for earlier, _ in given] == [0, 1]
+        (again,), first = given[1][0], given[0][1]
+        for entry in dataclasses.fields(first):
+            assert torch.equal(getattr(again, entry.name), getattr(first, entry.name))
+
+    def test_every_round_has_seeds_of_its_own(self, weights, data, tmp_path, monkeypatch):
+        seeds = {ReplicaSimulation: [], EnergyFit: []}
+
+        def spy_on(kind):
+            make = kind.__init__
+
+            def spy(self, model, *, seed, **options):
+                seeds[kind].append(seed)
+                make(self, model, seed=seed, **options)
+
+            monkeypatch.setattr(kind, "__init__", spy)
+
+        spy_on(ReplicaSimulation)
+        spy_on(EnergyFit)
+        settings = dataclasses.replace(SETTINGS, seed=5)
+        refine(weights, data, tmp_path / "out", settings=settings)
+        assert list(seeds.values()) == [[5, 6], [5, 6]]
+
+    def test_the_first_frames_of_a_round_are_not_used(self, weights, data, tmp_path, monkeypatch):
+        seen = []
+        step = ReplicaSimulation.step
+
+        def spy(self, n_steps):
+            step(self, n_steps)
+            seen.append(self.positions)
+
+        monkeypatch.setattr(ReplicaSimulation, "step", spy)
+        settings = dataclasses.replace(SETTINGS, rounds=1, timestep=1e-3)
+        refine(weights, data, tmp_path / "out", settings=settings)
+        frames = np.stack(seen[1:], axis=1)  # of four, a quarter is given up
+        frames -= frames.mean(axis=2, keepdims=True)
+        assert frames.shape == (20, 3, 5, 3)
+        with np.load(tmp_path / "out" / "round_0.npz") as content:
+            used = 0.09 * content["frames"]
+        np.testing.assert_allclose(used, frames.reshape(60, 5, 3), atol=1e-6)
+        assert np.abs(np.diff(frames, axis=1)).max() > 1e-3
 
 
 class TestErrors:

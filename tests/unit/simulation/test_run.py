@@ -396,6 +396,19 @@ def test_energies_are_watched(start_run, tmp_path):
     assert "the potential energy is" in np.load(path)["reason"].item()
 
 
+def test_energies_of_good_replicas_are_evaluated_once_per_row(start_run, monkeypatch):
+    shapes = []
+    evaluate = ScoreModelFile.potential_energy
+    with start_run("run", steps=440) as run:
+        monkeypatch.setattr(
+            ScoreModelFile,
+            "potential_energy",
+            lambda self, frames: shapes.append(frames.shape) or evaluate(self, frames),
+        )
+        run.advance()
+    assert shapes == [(4, 2, 3)] * 2  # at steps 200 and 400
+
+
 class TestDrift:
     def test_molecules_are_moved_back_without_rounding(self, start_run):
         with start_run("run", steps=20) as run:

@@ -10,7 +10,13 @@ from torch import nn
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, NumericalError
 from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.training.refinement import EnergyFit, FitSettings, Frames, SimulatedFrames
+from openmm_scoremd.training.refinement import (
+    EnergyFit,
+    FitSettings,
+    Frames,
+    SimulatedFrames,
+    _Regions,
+)
 
 SETTINGS = FitSettings(iterations=200, learning_rate=0.05, frames=256, denoising_weight=0.0)
 
@@ -28,6 +34,21 @@ class TwoStates(EnergyModel):
         point = x[:, 0]
         to_well = (point[:, 0].abs() - 1.0) ** 2 + point[:, 1] ** 2
         return 20.0 * to_well - self.depth * (point[:, 0] < 0)
+
+
+class Ellipsoid(EnergyModel):
+    """An energy that depends on how a molecule is turned, and what it was asked for."""
+
+    translation_invariant = False
+
+    def __init__(self):
+        super().__init__(n_beads=4, n_dims=3, t_min=0.0, t_max=1.0)
+        self.stiffness = nn.Parameter(torch.tensor([0.1, 1.0, 3.0]))
+        self.seen = []
+
+    def energy(self, x, t, features=None):
+        self.seen.append(x.detach().clone())
+        return (self.stiffness * x**2).sum(dim=(1, 2))
 
 
 def draws(depth, n, *, seed):
@@ -89,6 +110,51 @@ class TestRun:
         assert [len(t) for t in seen] == [96] * 3
         assert all(float(t.min()) >= 0.0 and float(t.max()) <= 0.1 for t in seen)
 
+    def test_denoising_is_summed_over_coordinates(self, monkeypatch):
+        monkeypatch.setattr(
+            "openmm_scoremd.training.refinement.denoising_score_matching_loss",
+            lambda *_args, t, **_options: torch.full_like(t, 3.0),
+        )
+        loss = fit(TwoStates(0.0))._denoising(draws(0.0, 500, seed=1).positions)
+        assert loss.item() == pytest.approx(6.0)  # one bead in a plane
+
+    def test_learning_rate_rises_over_a_tenth_and_falls_to_zero(self, monkeypatch):
+        rates = []
+
+        class Spy(torch.optim.Adam):
+            def step(self):
+                rates.append(self.param_groups[0]["lr"] / 0.05)
+                super().step()
+
+        monkeypatch.setattr(torch.optim, "Adam", Spy)
+        settings = dataclasses.replace(SETTINGS, iterations=20)
+        fit(TwoStates(0.0), settings).run(draws(0.5, 500, seed=1), draws(0.0, 500, seed=2))
+        assert rates[:2] == pytest.approx([0.25, 0.75])
+        assert rates[2] > 0.99
+        assert sorted(rates[2:], reverse=True) == rates[2:]
+        assert 0.0 < rates[-1] < 0.01
+        assert rates[10] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 0.425 / 0.9))
+
+    @pytest.mark.parametrize("augmentation", ["rotation", "none"])
+    def test_frames_are_turned_as_in_training(self, augmentation):
+        model = Ellipsoid()
+        generator = torch.Generator().manual_seed(0)
+        positions = torch.randn(2, 200, 4, 3, generator=generator)
+        data, simulated = (Frames(x, torch.arange(200) % 2) for x in positions)
+        settings = dataclasses.replace(SETTINGS, iterations=2, learning_rate=0.0)
+        report = fit(model, settings, augmentation=augmentation).run(data, simulated)
+        # Energies before belong to the frames as they are turned: without a change, all count.
+        assert report.effective_fraction == pytest.approx(1.0, abs=1e-5)
+        seen, given = torch.cat(model.seen), positions.flatten(0, 1)
+        sizes = given.square().sum(dim=(1, 2))
+        found = (seen.square().sum(dim=(1, 2))[:, None] - sizes).abs().min(dim=1)
+        torch.testing.assert_close(found.values, torch.zeros(len(seen)), atol=1e-4, rtol=0.0)
+        distance = (seen - given[found.indices]).abs().amax(dim=(1, 2))
+        if augmentation == "none":
+            assert float(distance.max()) == 0.0
+        else:
+            assert float((distance > 0.01).double().mean()) > 0.99
+
     def test_progress(self):
         calls = []
         settings = dataclasses.replace(SETTINGS, iterations=3)
@@ -98,6 +164,30 @@ class TestRun:
             progress=lambda *call: calls.append(call),
         )
         assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+class TestRegions:
+    def test_rare_ones_are_left_out(self):
+        data, simulated = draws(0.5, 500, seed=1), draws(0.0, 500, seed=2)
+        data.region[:5] = 2
+        settings = dataclasses.replace(SETTINGS, iterations=1)
+        for count, expected in ((settings.region_frames - 1, 2), (settings.region_frames, 3)):
+            region = simulated.region.clone()
+            region[:count] = 2
+            report = fit(TwoStates(0.0), settings).run(data, Frames(simulated.positions, region))
+            assert report.regions == expected
+
+    def test_frames_are_of_simulation_and_data(self):
+        generator = torch.Generator().manual_seed(0)
+        simulated = torch.randint(3, (300,), generator=generator)
+        data = torch.randint(3, (200,), generator=generator)
+        drawn = _Regions(data, simulated, 20).draw(generator)
+        assert drawn.shape == (3, 40)
+        of_simulation, of_data = drawn.split(20, 1)
+        own = torch.arange(3)[:, None].expand(3, 20)
+        assert torch.equal(simulated[of_simulation], own)
+        # The data's frames follow the simulation's.
+        assert torch.equal(data[of_data - 300], own)
 
 
 class TestPooled:
@@ -127,7 +217,8 @@ class TestPooled:
         pooled = fit(TwoStates(0.0)).pooled([earlier], last)
         assert (pooled.region == 5).double().mean().item() == pytest.approx(0.5, abs=0.05)
         # Simulated with quite another energy, few frames count.
-        far = dataclasses.replace(earlier, energy=energy + 20.0 * torch.randn(3_000))
+        noise = torch.randn(3_000, generator=torch.Generator().manual_seed(0))
+        far = dataclasses.replace(earlier, energy=energy + 20.0 * noise)
         pooled = fit(TwoStates(0.0)).pooled([far], last)
         assert (pooled.region == 5).double().mean().item() < 0.01
 
