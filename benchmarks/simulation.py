@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import openmm
+import simulation_compile
 import simulation_jax
 import torch
 import training_jax
@@ -39,11 +40,11 @@ from plain_network import Case, differences, export_random_network, make_case
 from plotting import plot_speed
 from rich.console import Console
 from rich.table import Table
+from simulation_work import flop_per_evaluation, matrix_shapes
 
 from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.models.factory import NetworkConfig
-from openmm_scoremd.models.folded import choose_form
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.torchscript import has_explicit_forces, load_module
 
@@ -73,6 +74,8 @@ class Settings:
         Timings of every variant.
     budget : float
         Seconds after which no round is started beyond ``min_rounds``.
+    compiler : bool
+        Whether torch.compile is timed as well, which compiles for minutes.
     """
 
     replicas: tuple[int, ...] = (1, 10, 100, 1000)
@@ -80,6 +83,7 @@ class Settings:
     min_rounds: int = 3
     max_rounds: int = 9
     budget: float = 6.0
+    compiler: bool = False
 
 
 SMOKE = Settings(replicas=(2,), sample_time=0.0, min_rounds=2, max_rounds=2)
@@ -115,41 +119,6 @@ def make_cases(folder: Path) -> list[Case]:
     if SHIPPED.is_file() and has_explicit_forces(load_module(SHIPPED, device="cpu")):
         cases.append(make_case(f"{SHIPPED.parent.name}/{SHIPPED.name}", SHIPPED, folder))
     return cases
-
-
-# --- floating-point work --------------------------------------------------------------------------
-
-
-def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:
-    """Constant matrices (inputs, outputs) that every bead's vector meets in the folded network."""
-    width, heads, head = config.width, config.heads, config.head_width
-    feed_forward = [(width, 4 * width), (4 * width, width)]
-    first = [(heads * (n_beads + 3) + 3, width), *feed_forward]
-    if choose_form(n_beads, width=width, head_width=head) == "absorbed":
-        inner = heads * (width + 3)
-        later = [(width, inner), (inner + 3, width), *feed_forward]
-    else:
-        inner = heads * (head + 3)
-        later = [(width, inner + 2 * heads * head), (inner + 3, width), *feed_forward]
-    return first + later * (config.layers - 1)
-
-
-def flop_per_evaluation(n_beads: int, config: NetworkConfig) -> int:
-    """Floating-point operations of one energy and its forces, for one replica.
-
-    Products of matrices only, two operations per multiply-add. A constant matrix is met twice,
-    forward and backward; a product of two varying factors (attention) three times. Soft-max, norms,
-    gates and activations are left out: they are below a tenth.
-    """
-    constant = 2 * sum(rows * columns for rows, columns in matrix_shapes(n_beads, config))
-    # Per pair of beads and head: logits and mixed displacements of the first layer, whose queries
-    # are constant; then queries with keys, and attention with values.
-    first = (2 + 3) * 3
-    head = config.head_width
-    absorbed = choose_form(n_beads, width=config.width, head_width=head) == "absorbed"
-    later = 3 * 2 * ((config.width if absorbed else head) + 3)
-    pairs = n_beads * config.heads * (first + later * (config.layers - 1))
-    return 2 * n_beads * (constant + pairs)
 
 
 def matrix_products(case: Case) -> tuple[Stepper, int]:
@@ -234,6 +203,9 @@ def time_case(
         with console.status(f"{case.name}: R = {replicas}"):
             steppers = {v.name: simulation_stepper(case, v, replicas) for v in VARIANTS}
             steppers |= jax_steppers(case, replicas, jax)
+            if settings.compiler:
+                name = simulation_compile.NAME
+                steppers[name] = simulation_compile.evaluation_stepper(case, replicas)
             samples = time_in_turns({MATRIX_PRODUCTS: products, **steppers}, settings)
         rates.append(operations / float(np.median(samples.pop(MATRIX_PRODUCTS))))
         results += result_rows(case, replicas, samples, rate=rates[-1])
@@ -373,6 +345,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch and of OpenMM's CPU platform")
     parser.add_argument("--jax", type=Path, help="checkout of github.com/noegroup/ScoreMD")
+    compiler = "time torch.compile of the same network as well"
+    parser.add_argument("--torch-compile", action="store_true", help=compiler)
     documents = "time nothing; fill docs/performance.md from the JSON file"
     parser.add_argument("--write-docs", action="store_true", help=documents)
     return parser.parse_args(arguments)
@@ -387,7 +361,7 @@ def main() -> None:
     if options.jax is not None:
         training_jax.check(options.jax)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    settings = SMOKE if options.smoke else Settings()
+    settings = SMOKE if options.smoke else Settings(compiler=options.torch_compile)
     record = run(settings, threads=options.threads, console=console, jax=options.jax)
     write_json(options.output, record)
     console.print(f"{record['seconds']:.0f} s; written to {options.output}")

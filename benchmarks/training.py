@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import training_jax
 from machine import hardware
+from performance_page import RESULTS, Section, markdown_table, timing_sentence
 from rich.console import Console
 from rich.table import Table
 from training_cases import (
@@ -47,19 +48,16 @@ from training_cases import (
     write_random_dataset,
 )
 
-from openmm_scoremd._io import package_versions, write_json, write_text
+from openmm_scoremd._io import package_versions, write_json
 from openmm_scoremd.training.build import training_objective
 from openmm_scoremd.training.config import DataConfig, HardwareConfig, TrainingConfig
 from openmm_scoremd.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
-OUTPUT = ROOT / "benchmarks" / "results" / "training.json"
-DOCS = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- training benchmark: begin -->", "<!-- training benchmark: end -->"
+OUTPUT = RESULTS / "training.json"
+SECTION = Section("training")
 
 MATRIX_PRODUCTS = "matrix products"
 MANY, SINGLE, EAGER, JAX = "many steps", "single steps", "eager", "public JAX code"
-BUSY = 0.5  # load average above which a run is called preliminary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,33 +297,12 @@ def table(case: Mapping[str, Any]) -> Table:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """Return the section of ``docs/performance.md`` that a record fills."""
-    machine, versions = record["hardware"], record["versions"]
-    text = (
-        f"Measured on {record['date'][:10]}: {machine['processor']} ({machine['instructions']}, "
-        f"{machine['system']}), {machine['cores']} cores, {record['threads']} thread(s), "
-        f"{record['settings']['clock']} time; "
-        f"Python {versions['python']}, torch {versions['torch']}."
-    )
-    if machine["load_before"] > BUSY:
-        text += (
-            f" **Preliminary:** the machine was shared (load average {machine['load_before']:.1f} "
-            "before the run). Trust the ratios within a table more than the speeds."
-        )
+    text = timing_sentence(record, threads=f"{record['settings']['clock']} time, threads of torch")
     parts = [text]
     for case in record["cases"]:
-        rows = [COLUMNS, ["---", "---", *["---:"] * (len(COLUMNS) - 2)]]
-        rows += [cells(row) for row in case["results"]]
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-        parts.append("\n".join([f"### {title(case)}", "", *lines]))
+        rows = [cells(row) for row in case["results"]]
+        parts += [f"### {title(case)}", markdown_table(COLUMNS, rows)]
     return "\n\n".join(parts)
-
-
-def with_section(document: str, section: str) -> str:
-    """Return a document whose text between the two markers is replaced."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise SystemExit(f"{DOCS} needs one line {BEGIN} and one line {END}")
-    before, _, rest = document.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -358,7 +335,7 @@ def main() -> None:
     options = parse_arguments()
     if options.write_docs:
         record = json.loads(options.output.read_text(encoding="utf-8"))
-        write_text(DOCS, with_section(DOCS.read_text(encoding="utf-8"), markdown(record)))
+        SECTION.write(markdown(record))
         return
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer
+from openmm_scoremd.units import thermal_energy
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/simulation.py"
@@ -20,7 +21,14 @@ SCRIPT = ROOT / "benchmarks/simulation.py"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    names = ("simulation", "plain_network", "performance_page", "plotting")
+    names = (
+        "simulation",
+        "simulation_compile",
+        "simulation_work",
+        "plain_network",
+        "performance_page",
+        "plotting",
+    )
     yield importlib.import_module(names[0])
     for name in names:
         sys.modules.pop(name, None)
@@ -131,3 +139,21 @@ def test_picture_of_the_stored_record(benchmark, tmp_path):
     record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
     benchmark.plot_speed(record["networks"], tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compiled_network_computes_the_energies_of_the_file(benchmark, tmp_path, monkeypatch):
+    config = NetworkConfig(width=12, layers=2, heads=2, head_width=4)
+    path = benchmark.export_random_network(5, config, tmp_path / "random.pt")
+    case = benchmark.make_case("small", path, tmp_path)
+    found = []
+
+    def uncompiled(function, **_):
+        return lambda block: found.append(function(block)[0])
+
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    step = benchmark.simulation_compile.evaluation_stepper(case, 11)
+    step(2)
+    assert sum(len(energies) for energies in found) == 22
+    frames = case.files["ours"].metadata.self_test.positions
+    expected = case.files["ours"].potential_energy(frames)[0]
+    assert float(found[0][0]) * thermal_energy(300.0) == pytest.approx(expected, rel=1e-5)

@@ -15,7 +15,7 @@ SCRIPT = ROOT / "benchmarks/training.py"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    names = ("training", "training_cases", "training_jax")
+    names = ("training", "training_cases", "training_jax", "performance_page")
     yield importlib.import_module(names[0])
     for name in names:
         sys.modules.pop(name, None)
@@ -105,6 +105,6 @@ def test_public_code_is_asked_for_by_name(benchmark, tmp_path):
 
 
 def test_documentation_shows_the_stored_record(benchmark):
-    document = benchmark.DOCS.read_text(encoding="utf-8")
+    document = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.with_section(document, benchmark.markdown(record)) == document
+    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document

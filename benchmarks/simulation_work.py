@@ -1,0 +1,38 @@
+"""Floating-point work of one energy and its forces."""
+
+from __future__ import annotations
+
+from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.folded import choose_form
+
+
+def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:
+    """Constant matrices (inputs, outputs) that every bead's vector meets in the folded network."""
+    width, heads, head = config.width, config.heads, config.head_width
+    feed_forward = [(width, 4 * width), (4 * width, width)]
+    first = [(heads * (n_beads + 3) + 3, width), *feed_forward]
+    if choose_form(n_beads, width=width, head_width=head) == "absorbed":
+        inner = heads * (width + 3)
+        later = [(width, inner), (inner + 3, width), *feed_forward]
+    else:
+        inner = heads * (head + 3)
+        later = [(width, inner + 2 * heads * head), (inner + 3, width), *feed_forward]
+    return first + later * (config.layers - 1)
+
+
+def flop_per_evaluation(n_beads: int, config: NetworkConfig) -> int:
+    """Floating-point operations of one energy and its forces, for one replica.
+
+    Products of matrices only, two operations per multiply-add. A constant matrix is met twice,
+    forward and backward; a product of two varying factors (attention) three times. Soft-max, norms,
+    gates and activations are left out: they are below a tenth.
+    """
+    constant = 2 * sum(rows * columns for rows, columns in matrix_shapes(n_beads, config))
+    # Per pair of beads and head: logits and mixed displacements of the first layer, whose queries
+    # are constant; then queries with keys, and attention with values.
+    first = (2 + 3) * 3
+    head = config.head_width
+    absorbed = choose_form(n_beads, width=config.width, head_width=head) == "absorbed"
+    later = 3 * 2 * ((config.width if absorbed else head) + 3)
+    pairs = n_beads * config.heads * (first + later * (config.layers - 1))
+    return 2 * n_beads * (constant + pairs)
