@@ -127,12 +127,12 @@ class ExportedModel(nn.Module):
             frames = frames[:, :, : self.n_dims]
         if self.centred:
             # Before rounding to the network's precision: replicas may have diffused far away.
-            frames = frames - frames.mean(dim=1, keepdim=True)
+            frames = _centred(frames)
         return (frames * self.inverse_scale).to(self.dtype)
 
     def _total(self, energies: Tensor, positions: Tensor) -> Tensor:
         # Thousands of replicas are summed in double precision.
-        total = self.thermal_energy * energies.to(torch.float64).sum()
+        total = self.thermal_energy * energies.sum(dtype=torch.float64)
         energy: Tensor = total.to(positions.dtype)
         return energy
 
@@ -151,12 +151,18 @@ class ExplicitModel(ExportedModel):
             energies, gradient = self.force_energy.energy_and_gradient(x)  # type: ignore[operator]
             gradient = gradient.to(positions.dtype)
             if self.centred:
-                gradient = gradient - gradient.mean(dim=1, keepdim=True)
+                gradient = _centred(gradient)
             forces = gradient.view(-1, 3) * (-self.thermal_energy * self.inverse_scale)
             if self.particle_indices.numel() > 0:
                 everywhere = torch.zeros_like(positions)
                 forces = everywhere.index_copy(0, self.particle_indices, forces)
             return self._total(energies, positions), forces
+
+
+def _centred(vectors: Tensor) -> Tensor:
+    """Take the mean over beads off (R, N, D): `mean` itself would be one operator more."""
+    total = vectors.sum(dim=1, keepdim=True)
+    return torch.sub(vectors, total, alpha=1.0 / vectors.shape[1])
 
 
 class FixedTimeEnergy(nn.Module):

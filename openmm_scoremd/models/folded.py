@@ -10,7 +10,8 @@ At fixed time and fixed beads only the coordinates vary. Written for
 - the output projection applied to the edge term is one matrix with three columns per head;
 - biases of keys drop out of the soft-max, those of values go into the output's bias;
 - small molecules: key into query projection, value into output projection;
-- a gate's linear map on [new, old, new - old] is two vectors.
+- a gate's linear map on [new, old, new - old] is two vectors;
+- the decoder goes into the last feed-forward block, which then has three outputs per bead.
 
 The result is the same function. Products of weights are rounded only once if the network is given
 in float64 and the result is brought to float32. The gradient is written out, block by block
@@ -22,12 +23,12 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.models.explicit import (
+from openmm_scoremd.models.explicit import FeedForward, Gate, OfFeedForward
+from openmm_scoremd.models.explicit_attention import (
     AbsorbedAttention,
     FactorisedAttention,
-    FeedForward,
     FirstAttention,
-    Gate,
+    OfLater,
 )
 from openmm_scoremd.models.graph_transformer import (
     EdgeAttention,
@@ -79,12 +80,18 @@ class FoldedGraphTransformer(nn.Module):
             chosen = form or choose_form(len(nodes), width=network.width, head_width=head_width)
             fold = {"absorbed": _fold_absorbed, "factorised": _fold_factorised}[chosen]
             self.first_attention = _fold_first(layers[0], nodes, network.edge)
-            self.attentions = nn.ModuleList(fold(v, network.edge) for v in layers[1:])
-            self.first_feed_forward = _fold_feed_forward(layers[0])
-            self.feed_forwards = nn.ModuleList(_fold_feed_forward(v) for v in layers[1:])
-            # The same blocks again: TorchScript does not go through a list of modules backwards.
+            self.attentions = nn.ModuleList(
+                fold(v, network.edge, n_beads=len(nodes)) for v in layers[1:]
+            )
+            feed_forwards = [_fold_feed_forward(v) for v in layers]
+            self.first_feed_forward = feed_forwards[0]
+            self.feed_forwards = nn.ModuleList(feed_forwards[1:])
+            # The same blocks again, as they are gone through: a feed-forward block before every
+            # later attention and the last by itself. TorchScript goes through no list backwards.
+            self.before = nn.ModuleList(feed_forwards[:-1])
+            self.before_reversed = nn.ModuleList(reversed(feed_forwards[:-1]))
             self.attentions_reversed = nn.ModuleList(reversed(self.attentions))
-            self.feed_forwards_reversed = nn.ModuleList(reversed(self.feed_forwards))
+            self.last = feed_forwards[-1]
             self.replicas_per_block = max(1, ROWS_PER_BLOCK // len(nodes))
             unit = network.output_unit(torch.tensor([t], dtype=nodes.dtype))
             self.register_buffer("decoder", model.decoder.weight[0] / unit)
@@ -92,55 +99,56 @@ class FoldedGraphTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return reduced energies (B,) of centred, standardised coordinates (B, N, 3)."""
-        nodes, _ = self.first_attention.evaluate(x)
-        nodes, _ = self.first_feed_forward.evaluate(nodes)
-        for attention, feed_forward in zip(self.attentions, self.feed_forwards):  # noqa: B905
+        nodes, points, _ = self.first_attention.evaluate(x)
+        for feed_forward, attention in zip(self.before, self.attentions):  # noqa: B905
             # TorchScript's zip knows no `strict`.
-            nodes, _ = attention.evaluate(nodes, x)  # type: ignore[operator]
             nodes, _ = feed_forward.evaluate(nodes)  # type: ignore[operator]
-        return self._decoded(nodes, x.shape[0])
+            nodes, _ = attention.evaluate(nodes, x, points)  # type: ignore[operator]
+        energies, _ = self.last.evaluate_decoded(nodes, self.decoder, self._offset())
+        total: Tensor = energies.view(x.shape[0], -1).sum(dim=1)
+        return total
 
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return reduced energies (B,) and their gradient (B, N, 3) without autograd.
 
-        Replicas are taken in blocks. Arguments are those of :meth:`forward`.
+        Replicas are taken in blocks. Arguments are those of :meth:`forward`; ``x`` must not need
+        gradients, or this must be called under ``torch.no_grad``.
         """
-        with torch.no_grad():
-            if x.shape[0] <= self.replicas_per_block:
-                return self._block(x)
-            energies: list[Tensor] = []
-            gradients: list[Tensor] = []
-            for part in torch.split(x, self.replicas_per_block):
-                energy, gradient = self._block(part)
-                energies.append(energy)
-                gradients.append(gradient)
-            return torch.cat(energies), torch.cat(gradients)
+        if x.shape[0] <= self.replicas_per_block:
+            return self._block(x)
+        energies: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for part in torch.split(x, self.replicas_per_block):
+            energy, gradient = self._block(part)
+            energies.append(energy)
+            gradients.append(gradient)
+        return torch.cat(energies), torch.cat(gradients)
 
     def _block(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        nodes, of_first = self.first_attention.evaluate(x)
-        nodes, of_first_feed_forward = self.first_feed_forward.evaluate(nodes)
-        of_attentions: list[list[Tensor]] = []
-        of_feed_forwards: list[list[Tensor]] = []
-        for attention, feed_forward in zip(self.attentions, self.feed_forwards):  # noqa: B905
-            nodes, saved = attention.evaluate(nodes, x)  # type: ignore[operator]
-            of_attentions.append(saved)
-            nodes, saved = feed_forward.evaluate(nodes)  # type: ignore[operator]
-            of_feed_forwards.append(saved)
-        gradient = self.decoder.unsqueeze(0).expand(nodes.shape[0], -1)
-        of_x = torch.zeros_like(x)
-        for attention, feed_forward in zip(  # noqa: B905
-            self.attentions_reversed, self.feed_forwards_reversed
+        nodes, points, of_first = self.first_attention.evaluate(x)
+        of_attentions: list[OfLater] = []
+        of_feed_forwards: list[OfFeedForward] = []
+        for feed_forward, attention in zip(self.before, self.attentions):  # noqa: B905
+            nodes, of_feed_forward = feed_forward.evaluate(nodes)  # type: ignore[operator]
+            of_feed_forwards.append(of_feed_forward)
+            nodes, of_attention = attention.evaluate(nodes, x, points)  # type: ignore[operator]
+            of_attentions.append(of_attention)
+        energies, of_last = self.last.evaluate_decoded(nodes, self.decoder, self._offset())
+        gradient = self.last.pull_back_decoded(self.decoder, of_last)
+        of_x: Tensor | None = None
+        for feed_forward, attention in zip(  # noqa: B905
+            self.before_reversed, self.attentions_reversed
         ):
+            gradient, more = attention.pull_back(gradient, of_attentions.pop())  # type: ignore[operator]
+            of_x = more if of_x is None else more.add_(of_x)
             gradient = feed_forward.pull_back(gradient, of_feed_forwards.pop())  # type: ignore[operator]
-            saved = of_attentions.pop()
-            gradient, more = attention.pull_back(gradient, x, saved)  # type: ignore[operator]
-            of_x = of_x + more
-        gradient = self.first_feed_forward.pull_back(gradient, of_first_feed_forward)
-        of_x = of_x + self.first_attention.pull_back(gradient, x, of_first)
-        return self._decoded(nodes, x.shape[0]), of_x
+        besides = torch.zeros_like(x).view(-1, 3) if of_x is None else of_x
+        gradient = self.first_attention.pull_back(gradient, x, of_first, besides)
+        return energies.view(x.shape[0], -1).sum(dim=1), gradient
 
-    def _decoded(self, nodes: Tensor, batch: int) -> Tensor:
-        return torch.mv(nodes, self.decoder).view(batch, -1).sum(dim=1) + self.decoder_bias
+    def _offset(self) -> Tensor:
+        """Part of the energy that every bead contributes."""
+        return self.decoder_bias / self.first_attention.n_beads
 
 
 def choose_form(n_beads: int, *, width: int, head_width: int) -> AttentionForm:
@@ -183,7 +191,7 @@ def _fold_first(layer: TransformerLayer, nodes: Tensor, edge: nn.Linear) -> Firs
     )
 
 
-def _fold_absorbed(layer: TransformerLayer, edge: nn.Linear) -> AbsorbedAttention:
+def _fold_absorbed(layer: TransformerLayer, edge: nn.Linear, *, n_beads: int) -> AbsorbedAttention:
     attention = layer.attention
     heads = attention.heads
     to_edge, _ = _edge_projection(attention, edge)
@@ -197,11 +205,14 @@ def _fold_absorbed(layer: TransformerLayer, edge: nn.Linear) -> AbsorbedAttentio
         output=(output.transpose(0, 1).flatten(1), _output_bias(attention, edge, biases[2])),
         displaced=-(_output_by_head(attention) @ to_edge).sum(dim=0),
         heads=heads,
+        n_beads=n_beads,
         gate=_fold_gate(layer.attention_gate),
     )
 
 
-def _fold_factorised(layer: TransformerLayer, edge: nn.Linear) -> FactorisedAttention:
+def _fold_factorised(
+    layer: TransformerLayer, edge: nn.Linear, *, n_beads: int
+) -> FactorisedAttention:
     attention = layer.attention
     to_edge, _ = _edge_projection(attention, edge)
     weights, biases = _fold_query_key_value(layer)
@@ -217,6 +228,7 @@ def _fold_factorised(layer: TransformerLayer, edge: nn.Linear) -> FactorisedAtte
         output=(combined, _output_bias(attention, edge, biases[2])),
         displaced=-moved.sum(dim=0),
         heads=attention.heads,
+        n_beads=n_beads,
         gate=_fold_gate(layer.attention_gate),
     )
 
