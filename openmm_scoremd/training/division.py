@@ -9,9 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-#: Weights times frames of a batch. Above, a step takes milliseconds, and its parts are worth a
-#: thread each; below, what Python and PyTorch need for a call is worth sharing by several steps.
-_LARGE = 10**7
+#: Weights times evaluations of a step. Above, a step takes a millisecond or more, and its parts are
+#: worth a thread each; below, they are not, and what Python and PyTorch need for a call is worth
+#: sharing by several steps.
+_LARGE = 3 * 10**6
+#: Evaluations of a frame with probes besides its own, of the order of.
+_OF_PROBES = 4
 
 _STEPS_PER_CALL = 10
 
@@ -46,7 +49,7 @@ def divide_steps(
     n_shared_times : int or None
         Number of times that these have; None for one each.
     """
-    if n_weights * batch_size < _LARGE:
+    if n_weights * (batch_size + _OF_PROBES * n_probed) < _LARGE:
         return Division(steps_per_call=_STEPS_PER_CALL)
     # Frames that share a time are compared with each other, so they stay together.
     multiples = [batch_size, n_probed, n_probed if n_shared_times is None else n_shared_times]
@@ -59,18 +62,20 @@ def divide_steps(
 
 
 @contextlib.contextmanager
-def one_thread_each(parts: int) -> Iterator[ThreadPoolExecutor]:
+def threads_of(division: Division) -> Iterator[ThreadPoolExecutor]:
     """Give threads for all parts but one; meanwhile torch uses one thread for an operation.
 
     Parts in threads of their own wait for each other once in a step, threads that share every
     operation some hundred times: and then, on a machine with other work, for each other's turn.
+    Operations of small networks are over before a second thread has begun. Steps that are not
+    divided use the threads that torch has.
     """
     n_threads = torch.get_num_threads()
-    if parts > 1:
+    if division != Division():
         torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(
-            max(1, parts - 1), initializer=torch.set_num_threads, initargs=(1,)
+            max(1, division.parts - 1), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             yield pool
     finally:

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.cuda_graphs import captured
 from openmm_scoremd.training.average import new_value_weight
-from openmm_scoremd.training.division import Division, one_thread_each
+from openmm_scoremd.training.division import Division, threads_of
 from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
 from openmm_scoremd.training.objective import Batch, value_and_gradients
 
@@ -127,7 +127,7 @@ class CompiledSteps:
         state = self._packed(tensors)
         rates = self._rates(learning_rates, done=int(moments[0]["step"])).to(state[0])
         losses: list[Tensor] = []
-        with one_thread_each(self.division.parts) as threads:
+        with threads_of(self.division) as threads:
             for of_call, several in self._calls(rates, batches):
                 losses += self._do_steps(threads, state, of_call, several).unbind(0)
         for of_kind, vector in zip(tensors, state, strict=True):

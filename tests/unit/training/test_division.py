@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openmm_scoremd.training.division import Division, divide_steps, one_thread_each
+from openmm_scoremd.training.division import Division, divide_steps, threads_of
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +15,11 @@ def four_threads():
 
 
 def test_small_networks_do_several_steps_in_a_call():
-    found = divide_steps(n_weights=8833, batch_size=128, n_probed=128, n_shared_times=None)
+    found = divide_steps(n_weights=8833, batch_size=128, n_probed=0, n_shared_times=None)
     assert found == Division(parts=1, steps_per_call=10)
+    # The residual makes it a larger step.
+    found = divide_steps(n_weights=8833, batch_size=128, n_probed=128, n_shared_times=None)
+    assert found == Division(parts=4)
 
 
 @pytest.mark.parametrize(
@@ -42,15 +45,15 @@ def test_large_networks_have_parts_that_keep_groups_together(
 
 
 def test_every_part_computes_with_one_thread():
-    with one_thread_each(3) as pool:
+    with threads_of(Division(parts=3)) as pool:
         assert torch.get_num_threads() == 1
         assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
     assert torch.get_num_threads() == 4
-    with one_thread_each(1):
+    with threads_of(Division()):
         assert torch.get_num_threads() == 4
 
 
 def test_threads_come_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), one_thread_each(2):
+    with pytest.raises(ZeroDivisionError), threads_of(Division(parts=2)):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 4
