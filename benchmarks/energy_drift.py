@@ -86,7 +86,8 @@ def measure(
     """Simulate one variant with one time step (fs) and return its row."""
     began = time.perf_counter()
     steps = max(1, round(1e3 * settings.interval / timestep))
-    samples = round(settings.length / settings.interval)
+    interval = 1e-3 * steps * timestep
+    samples = round(settings.length / interval)
     seen = verlet(
         case.files[variant.file],
         variant.backend,
@@ -98,7 +99,7 @@ def measure(
     energies = judge(case.files["ours"])
     frames = seen.positions.reshape(-1, case.n_beads, 3)
     potential = energies(frames).reshape(samples, settings.replicas)
-    times = settings.interval * np.arange(1, samples + 1)
+    times = interval * np.arange(1, samples + 1)
     total = potential + seen.kinetic
     terms = modified_terms(seen, potential, energies, timestep=1e-3 * timestep)
     rounding = seen.potential - potential.sum(axis=1)

@@ -26,6 +26,8 @@ def evaluation_stepper(case: Case, replicas: int) -> Callable[[int], None]:
     x = (frames / model.metadata.scale)[torch.arange(replicas) % len(frames)]
     x = x - x.mean(dim=1, keepdim=True)
     blocks = torch.split(x, folded.replicas_per_block)
+    # A few shapes of every network are compiled; beyond eight dynamo would run them uncompiled.
+    torch._dynamo.reset()
     compiled = torch.compile(folded._block, dynamic=False, options={"cpp_wrapper": True})
 
     def step(n_steps: int) -> None:

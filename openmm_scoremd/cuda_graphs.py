@@ -5,6 +5,7 @@ The launches of small kernels take longer than the kernels, in training and in s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,36 +31,44 @@ def captured(
     state : sequence of Tensor
         What it changes in place; the result works on these very tensors. Unchanged by this call.
     inputs : sequence of Tensor
-        Examples of its other arguments, which keep their shapes.
+        Examples of its other arguments, which keep their shapes. All on one device.
 
     Returns
     -------
     callable
-        Takes what ``function`` takes and returns new tensors.
+        Takes what ``function`` takes and returns new tensors. Several threads may call it.
 
     Raises
     ------
     RuntimeError
         If ``function`` cannot be recorded.
     """
+    device = inputs[0].device
     saved = [tensor.clone() for tensor in state]
     static = [tensor.clone() for tensor in inputs]
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UP):
-            function(*state, *static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function(*state, *static)
-    for tensor, before in zip(state, saved, strict=True):
-        tensor.copy_(before)
+    # Streams are those of the current device, which need not be that of the tensors.
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP):
+                    function(*state, *static)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = function(*state, *static)
+        finally:
+            for tensor, before in zip(state, saved, strict=True):
+                tensor.copy_(before)
+    # Inputs and outputs of a graph lie always in the same place.
+    lock = threading.Lock()
 
     def replay(*arguments: Tensor) -> Any:
-        for fixed, given in zip(static, arguments[len(state) :], strict=True):
-            fixed.copy_(given)
-        graph.replay()
-        return pytree.tree_map(torch.clone, outputs)
+        with lock, torch.cuda.device(device):
+            for fixed, given in zip(static, arguments[len(state) :], strict=True):
+                fixed.copy_(given)
+            graph.replay()
+            return pytree.tree_map(torch.clone, outputs)
 
     return replay

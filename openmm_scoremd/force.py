@@ -118,7 +118,8 @@ def create_force(
         TorchForce only: record CUDA graphs. Other platforms ignore it.
     device : str, optional
         PythonForce only: where the model runs. By default CUDA where torch has it, otherwise CPU.
-        On CUDA the first call records a CUDA graph; the log says so if that fails.
+        On CUDA the first call records a CUDA graph, unless the time can change; the log says so if
+        that fails.
     force_group : int
         OpenMM's force group, 0 to 31.
     sha256 : str, optional

@@ -243,8 +243,7 @@ def _fold_feed_forward(layer: TransformerLayer) -> FeedForward:
 
 
 def _fold_gate(gate: GatedResidual) -> Gate:
-    of_new, of_old, of_difference = gate.gate.weight[0].chunk(3)
-    return Gate(of_new + of_difference, of_old - of_difference)
+    return Gate(*gate.weights())
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:

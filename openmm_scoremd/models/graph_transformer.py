@@ -10,12 +10,11 @@ projections and ``c`` their bias
 and the terms without ``j`` drop out of the softmax. The result is the published one; no tensor of
 size beads x beads x width exists.
 
-A compiler is given other forms of the same attention, see :func:`forms_for_compiler`.
+A compiler is given other forms of the same functions, see
+:mod:`openmm_scoremd.models.compiler_forms`.
 """
 
-import contextlib
-import math
-from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +32,6 @@ from openmm_scoremd.models.embedding import (
 #: Flax's default, used by the published networks (PyTorch's own default is 1e-5).
 LAYER_NORM_EPSILON = 1e-6
 
-#: Up to so many beads, a compiler makes faster code of sums than of calls to matrix products.
-_FEW_BEADS = 16
-
 
 class GatedResidual(nn.Module):
     """Blend of a layer's output and its input, weighted by one learned scalar per bead."""
@@ -46,10 +42,15 @@ class GatedResidual(nn.Module):
 
     def forward(self, new: Tensor, old: Tensor) -> Tensor:
         """Return the blend, shape as given; the gate sees [new, old, new - old]."""
+        of_new, of_old = self.weights()
+        logit = new @ of_new + old @ of_old
+        return old + torch.sigmoid(logit).unsqueeze(-1) * (new - old)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Return the gate's weights (width,) of new and of old."""
         of_new, of_old, of_difference = self.gate.weight[0].chunk(3)
         # The gate is linear, so the third block folds into the other two.
-        logit = new @ (of_new + of_difference) + old @ (of_old - of_difference)
-        return old + torch.sigmoid(logit).unsqueeze(-1) * (new - old)
+        return of_new + of_difference, of_old - of_difference
 
 
 class EdgeAttention(nn.Module):
@@ -151,45 +152,6 @@ class EdgeAttention(nn.Module):
         return nn.functional.linear(mixed, mixing, bias) - moved_back
 
 
-@contextlib.contextmanager
-def forms_for_compiler(module: nn.Module, *, n_beads: int) -> Iterator[None]:
-    """Let all attention inside a module run, for a while, in the form that compiles best.
-
-    The results are the same up to rounding. Uncompiled, these forms are slower and hold tensors of
-    size beads x beads x width.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Network, or what contains one.
-    n_beads : int
-        Number of beads it is compiled for.
-    """
-    changed: list[nn.Module] = []
-    # On the instance: TorchScript, which compiles what a method can reach, never sees it.
-    for part in module.modules():
-        if isinstance(part, EdgeAttention) and n_beads <= _FEW_BEADS:
-            part.__dict__["forward"] = part.forward_for_compiler
-            changed.append(part)
-        elif isinstance(part, nn.GELU) and part.approximate == "tanh":
-            part.__dict__["forward"] = gelu_of_sigmoid
-            changed.append(part)
-    try:
-        yield
-    finally:
-        for part in changed:
-            del part.__dict__["forward"]
-
-
-def gelu_of_sigmoid(x: Tensor) -> Tensor:
-    """Return GELU in its tanh approximation, with ``(1 + tanh(u)) / 2 = sigmoid(2 u)``.
-
-    Derivatives of a sigmoid need no other function than the sigmoid itself, so the first and second
-    one come from one exponential instead of three hyperbolic tangents.
-    """
-    return x * torch.sigmoid(math.sqrt(8.0 / math.pi) * (x + 0.044715 * x.pow(3)))
-
-
 class TransformerLayer(nn.Module):
     """Attention and feed-forward block, both normalised first and gated.
 
@@ -209,11 +171,31 @@ class TransformerLayer(nn.Module):
 
     def forward(self, nodes: Tensor, x: Tensor, edge_weight: Tensor, edge_bias: Tensor) -> Tensor:
         """Return updated bead embeddings (B, N, width); arguments as in :class:`EdgeAttention`."""
-        new = self.attention(self.attention_norm(nodes), x, edge_weight, edge_bias)
-        nodes = self.attention_gate(new, nodes)
+        nodes = self.attend(nodes, x, edge_weight, edge_bias)
         new = self.feed_forward(self.feed_forward_norm(nodes))
         blended: Tensor = self.feed_forward_gate(new, nodes)
         return blended
+
+    def attend(self, nodes: Tensor, x: Tensor, edge_weight: Tensor, edge_bias: Tensor) -> Tensor:
+        """Return the embeddings after the first of both blocks."""
+        new = self.attention(self.attention_norm(nodes), x, edge_weight, edge_bias)
+        blended: Tensor = self.attention_gate(new, nodes)
+        return blended
+
+    def decoded_feed_forward(self, nodes: Tensor, decoder: Tensor) -> Tensor:
+        """Return what the second block makes of embeddings (B, N, width), times ``decoder``.
+
+        As the last block of a network only two numbers of its linear map are needed, what decoder
+        and gate see of it; so the map is multiplied with these first, shape (2, width).
+        """
+        second = cast(nn.Linear, self.feed_forward[2])
+        of_new, of_old = self.feed_forward_gate.weights()
+        pair = torch.stack([decoder, of_new])
+        hidden = self.feed_forward[:2](self.feed_forward_norm(nodes))
+        both = nn.functional.linear(hidden, pair @ second.weight, pair @ second.bias)
+        new, logit = both.unbind(-1)
+        old = nodes @ decoder
+        return old + torch.sigmoid(logit + nodes @ of_old) * (new - old)  # (B, N)
 
 
 class GraphTransformer(nn.Module):
@@ -269,16 +251,33 @@ class GraphTransformer(nn.Module):
     def forward(self, x: Tensor, t: Tensor, features: Tensor | None) -> Tensor:
         """Return bead embeddings (B, N, width) of coordinates (B, N, 3) and times (B,)."""
         x = x - x.mean(dim=1, keepdim=True)
+        nodes = self.initial_nodes(t, features)
+        for layer in self.layers:
+            nodes = layer(nodes, x, self.edge.weight, self.edge.bias)
+        return nodes
+
+    def decoded(self, x: Tensor, t: Tensor, features: Tensor | None, decoder: Tensor) -> Tensor:
+        """Return the products (B, N) of the embeddings with ``decoder`` (width,), for a compiler.
+
+        The last block never computes the embeddings themselves.
+        """
+        x = x - x.mean(dim=1, keepdim=True)
+        nodes = self.initial_nodes(t, features)
+        for layer in self.layers[:-1]:
+            nodes = layer(nodes, x, self.edge.weight, self.edge.bias)
+        last = cast(TransformerLayer, self.layers[-1])
+        nodes = last.attend(nodes, x, self.edge.weight, self.edge.bias)
+        return last.decoded_feed_forward(nodes, decoder)
+
+    def initial_nodes(self, t: Tensor, features: Tensor | None) -> Tensor:
+        """Return bead embeddings (B, N, width) before the first layer."""
         time = self.time_embedding(t)
         beads = self.bead_embedding(features)
         n_bead_features = beads.shape[-1]
         # One product for the beads and one for the time, instead of one for every pair of them.
         of_beads = nn.functional.linear(beads, self.node.weight[:, :n_bead_features])
         of_time = nn.functional.linear(time, self.node.weight[:, n_bead_features:], self.node.bias)
-        nodes = of_beads + of_time.unsqueeze(1)
-        for layer in self.layers:
-            nodes = layer(nodes, x, self.edge.weight, self.edge.bias)
-        return nodes
+        return of_beads + of_time.unsqueeze(1)
 
     def output_unit(self, t: Tensor) -> Tensor:
         """Return what outputs are to be divided by at times ``t`` (B,)."""
@@ -311,6 +310,11 @@ class GraphTransformerEnergy(EnergyModel):
         """Return the reduced energy, shape (B,)."""
         energy: Tensor = self.decoder(self.network(x, t, features)).sum(dim=(1, 2))
         return energy / self.network.output_unit(t)
+
+    def energy_for_compiler(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return what :meth:`energy` does, in the form that compiles best."""
+        decoded = self.network.decoded(x, t, features, self.decoder.weight[0])
+        return (decoded + self.decoder.bias).sum(dim=1) / self.network.output_unit(t)
 
 
 class GraphTransformerScore(ScoreModel):

@@ -13,7 +13,8 @@ import torch
 #: worth a thread each; below, they are not, and what Python and PyTorch need for a call is worth
 #: sharing by several steps.
 _LARGE = 3 * 10**6
-#: Evaluations of a frame with probes besides its own, of the order of.
+#: Evaluations of a frame with probes besides its own: two displaced ones for either of two
+#: estimates in the published residual, two in ours, each with a time derivative.
 _OF_PROBES = 4
 
 _STEPS_PER_CALL = 10
@@ -58,7 +59,10 @@ def divide_steps(
         for parts in range(1, torch.get_num_threads() + 1)
         if all(number % parts == 0 for number in multiples)
     ]
-    return Division(parts=max(possible))
+    # Threads without a part would have nothing to do; together they can still share operations.
+    return (
+        Division(parts=max(possible)) if 2 * max(possible) > torch.get_num_threads() else Division()
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -10,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+
+logger = logging.getLogger(__name__)
 
 #: Shape and strides of several tensors: what a compiled graph takes for granted.
 Layouts = tuple[tuple[torch.Size, tuple[int, ...]], ...]
@@ -110,9 +113,12 @@ def keep_freed_memory() -> None:
 
     A step allocates the same buffers of some MB as the one before. The C library of Linux returns
     such blocks to the system when they are freed, and the system clears every page again when it is
-    used: a fifth of the time of a step. Elsewhere nothing is changed.
+    used: a fifth of the time of a step. Elsewhere nothing is changed. All threads then share one
+    heap, because the heaps of other threads are too small to keep such blocks; this holds for the
+    whole process and cannot be undone.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         for parameter, value in _MALLOC_PARAMETERS.items():
-            library.mallopt(parameter, value)
+            if library.mallopt(parameter, value) == 0:
+                logger.debug("the C library refused mallopt(%d, %d)", parameter, value)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.cuda_graphs import captured
+from openmm_scoremd.errors import ConfigurationError, InvalidInputError
 from openmm_scoremd.training.average import new_value_weight
 from openmm_scoremd.training.division import Division, threads_of
 from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
@@ -76,6 +77,11 @@ class CompiledSteps:
         Final decay of the average.
     division : Division
         How the work is divided among threads, or into calls.
+
+    Raises
+    ------
+    ConfigurationError
+        If a batch is to be divided on CUDA.
     """
 
     def __init__(
@@ -88,6 +94,11 @@ class CompiledSteps:
         ema_decay: float,
         division: Division = _UNDIVIDED,
     ) -> None:
+        if division.parts > 1 and any(p.is_cuda for p in objective.parameters()):
+            raise ConfigurationError(
+                f"a batch was to be divided into {division.parts} parts on CUDA; that is for "
+                "threads on CPU, so use Division()"
+            )
         self.objective = objective
         self.optimizer = optimizer
         self.average = average
@@ -107,7 +118,7 @@ class CompiledSteps:
         Parameters
         ----------
         batches : iterable of Batch
-            One for each step, all of the same layout; taken one by one, because all together can be
+            One for each step, all of the same layout; taken as needed, because all together can be
             large.
         learning_rates : sequence of float
             One for each step.
@@ -116,6 +127,11 @@ class CompiledSteps:
         -------
         Tensor, shape (steps,)
             Loss of every batch, before its step.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are more or fewer batches than learning rates.
         """
         moments = [self._moments(p) for p in self.parameters]
         tensors = [
@@ -180,11 +196,10 @@ class CompiledSteps:
         for first in range(0, n_steps, size):
             several = list(itertools.islice(remaining, size))
             if len(several) < size:
-                raise ValueError(
-                    f"{n_steps} learning rates were given and {first + len(several)} batches; "
-                    "give one of each for every step"
-                )
+                raise _wrong_number(n_steps, first + len(several))
             yield rates[first : first + size], several
+        if next(remaining, None) is not None:
+            raise _wrong_number(n_steps, n_steps + 1)
 
     def _do_steps(
         self,
@@ -259,3 +274,10 @@ class CompiledSteps:
                 compiled = captured(compiled, arguments[:4], arguments[4:])
             self._functions[key] = compiled
         return self._functions[key]
+
+
+def _wrong_number(n_rates: int, n_batches: int) -> InvalidInputError:
+    given = f"{n_batches} batches" if n_batches < n_rates else "more batches"
+    return InvalidInputError(
+        f"{n_rates} learning rates were given and {given}; give one of each for every step"
+    )

@@ -55,8 +55,8 @@ class Trainer:
 
     Files in the folder: ``checkpoint.safetensors``, from the first moment; ``log.csv``; at the end
     ``weights.safetensors`` (the averaged weights) and ``run.json``. Batches depend on seed and step
-    only, so a run killed at any moment and resumed gives, on one CPU with as many threads, the
-    weights of an uninterrupted one bit by bit.
+    only, so a run killed at any moment and resumed gives, on one CPU with as many threads and the
+    same log interval, the weights of an uninterrupted one bit by bit.
 
     With more than one device, the script that makes the trainer is started once more for each; only
     the first process writes files and reports progress.

@@ -1,6 +1,5 @@
 """Explicit forces and the compiled kernel inside OpenMM, beside the network itself."""
 
-import functools
 import logging
 import pickle
 
@@ -252,15 +251,20 @@ def test_whole_simulations(make_model):
 
 
 def one_and_two(positions):
-    return positions.sum(), -torch.ones_like(positions)
+    return positions.sum(), -positions
+
+
+STALE = one_and_two(torch.ones(4, 3))
 
 
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
         (None, "operation not permitted"),
-        (lambda x: (x.sum() + 1.0, -torch.ones_like(x)), "something else"),
+        (lambda x: (x.sum() + 1.0, -x), "something else"),
         (lambda x: (x.sum(), torch.full_like(x, torch.nan)), "something else"),
+        # Recorded on another device, a graph is empty and leaves the results of the recording.
+        (lambda _: STALE, "something else"),
     ],
 )
 def test_a_cuda_graph_that_fails_or_is_wrong_is_not_used(monkeypatch, caplog, graph, message):
@@ -270,24 +274,27 @@ def test_a_cuda_graph_that_fails_or_is_wrong_is_not_used(monkeypatch, caplog, gr
         return graph
 
     monkeypatch.setattr("openmm_scoremd.computation.captured", captured)
-    assert recorded(one_and_two, torch.randn(4, 3)) is one_and_two
+    assert recorded(one_and_two, torch.ones(4, 3)) is one_and_two
     assert message in caplog.text
     assert "in many lines" not in caplog.text
 
 
 def test_a_cuda_graph_that_is_right_is_used(monkeypatch, caplog):
-    graph = functools.partial(one_and_two)
-    monkeypatch.setattr("openmm_scoremd.computation.captured", lambda *_: graph)
+    def rounded(positions):
+        energy, forces = one_and_two(positions)
+        return energy, forces * (1.0 + 1e-6)
+
+    monkeypatch.setattr("openmm_scoremd.computation.captured", lambda *_: rounded)
     # A replica that is broken already must not keep the others from it.
     positions = torch.randn(4, 3)
     positions[0] = torch.nan
-    assert recorded(one_and_two, positions) is graph
+    assert recorded(one_and_two, positions) is rounded
     assert not caplog.records
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model):
+def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model, caplog):
     trained, path = make_model()
     evaluation = ModelComputation(str(path), "", (), "cuda")._load(read_archive(path), (), "cuda")
     for seed in range(3):
@@ -295,3 +302,4 @@ def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model):
         found = evaluation(positions.reshape(-1, 3), None)
         for one, other in zip(found, expected_values(trained, positions), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+    assert "no CUDA graph" not in caplog.text

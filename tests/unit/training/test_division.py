@@ -28,10 +28,11 @@ def test_small_networks_do_several_steps_in_a_call():
         (256, 0, None, 4),
         (256, 256, None, 4),
         (255, 0, None, 3),
-        (253, 0, None, 1),
+        (253, 0, None, 1),  # no part at all: threads share operations
         (256, 96, 24, 4),
-        (256, 96, 6, 2),
-        (256, 50, None, 2),
+        (256, 96, 6, 1),
+        (256, 50, None, 1),
+        (256, 96, 3, 1),
     ],
 )
 def test_large_networks_have_parts_that_keep_groups_together(

@@ -44,11 +44,12 @@ def test_other_products_stay(rows, columns):
     assert shapes == [(3, rows, columns)]
 
 
-def test_expm1_is_exact_to_rounding():
-    size = torch.logspace(-9, 1.3, 400)
-    x = torch.cat([-size, torch.zeros(1), size])
-    found, expected = expm1_of_tanh(x).double(), torch.expm1(x.double())
-    torch.testing.assert_close(found, expected, rtol=4e-7, atol=0.0)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 4e-7), (torch.float64, 1e-15)])
+def test_expm1_is_exact_to_rounding(dtype, rtol):
+    size = torch.logspace(-9, 1.3, 400, dtype=dtype)
+    x = torch.cat([-size, torch.zeros(1, dtype=dtype), size])
+    found, expected = expm1_of_tanh(x), torch.expm1(x.double()).to(dtype)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=0.0)
 
 
 def test_expm1_is_not_left_in_a_graph():
@@ -61,7 +62,7 @@ def test_expm1_is_not_left_in_a_graph():
     x = torch.linspace(-2.0, 2.0, 9).double()
     graph = traced(slope, [x])
     assert torch.ops.aten.expm1.default not in targets(graph)
-    torch.testing.assert_close(graph(x), x.exp())
+    torch.testing.assert_close(graph(x), x.exp(), rtol=1e-14, atol=0.0)
 
 
 def test_compiled_for_the_threads_of_the_moment(monkeypatch):

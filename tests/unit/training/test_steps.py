@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from openmm_scoremd.errors import NumericalError
+from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.training.checkpoint import gather_tensors, load_checkpoint
 from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.division import Division
@@ -26,6 +26,7 @@ KINDS = {
     "regional": {"fokker_planck": REGIONAL},
     "clipped": {"optimizer.gradient_clip": 1e-3, "optimizer.weight_decay": 0.3},
 }
+CALLS = Division(steps_per_call=10)
 #: How the work of a step is divided: not, among two threads, up to three steps in a call.
 DIVISIONS = {"whole": Division(), "parts": Division(parts=2), "calls": Division(steps_per_call=3)}
 DOUBLE = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
@@ -102,12 +103,11 @@ def test_single_steps_may_follow(planar, make_config, tmp_path):
 def test_parts_see_all_of_a_batch_once(planar, make_config, tmp_path, monkeypatch):
     trainer = Trainer(make_config(planar, **{"hardware.backend": "compiled"}), tmp_path)
     trainer.steps.division = Division(parts=4)
-    gradient, seen = trainer.steps._gradient, []
+    seen = []
     monkeypatch.setattr(
         "openmm_scoremd.training.steps.compile_graph",
         lambda graph, _: lambda *arrays: (seen.append(arrays[2]), graph(*arrays))[1],
     )
-    assert gradient.__name__ == "_gradient"
     trainer._train_steps(0, 1)
     # The update, compiled likewise, has no times.
     times = torch.cat([t for t in seen if t.ndim == 1 and len(t) == trainer.config.batch_size // 4])
@@ -115,11 +115,25 @@ def test_parts_see_all_of_a_batch_once(planar, make_config, tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_fewer_batches_than_rates_are_an_error(planar, make_config, tmp_path):
+def test_every_batch_needs_a_rate_and_every_rate_a_batch(planar, make_config, tmp_path):
     trainer = Trainer(make_config(planar, **{"hardware.backend": "compiled"}), tmp_path)
     batches = [trainer.stream.batch(step) for step in range(3)]
-    with pytest.raises(ValueError, match="4 learning rates were given and 3 batches"):
+    with pytest.raises(InvalidInputError, match="4 learning rates were given and 3 batches"):
         trainer.steps.run(batches, [1e-3] * 4)
+    with pytest.raises(InvalidInputError, match="2 learning rates were given and more batches"):
+        trainer.steps.run(batches, [1e-3] * 2)
+
+
+@pytest.mark.parametrize(("large", "division"), [(0, Division(parts=2)), (1e9, CALLS)])
+def test_trainers_divide_their_steps(planar, make_config, tmp_path, monkeypatch, large, division):
+    monkeypatch.setattr("openmm_scoremd.training.division._LARGE", large)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer = Trainer(make_config(planar, **{"hardware.backend": "compiled"}), tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert trainer.steps.division == division
 
 
 @pytest.mark.usefixtures("uncompiled")
