@@ -14,7 +14,7 @@ from plain_network import Case, network_of_file
 
 from openmm_scoremd.models.folded import FoldedGraphTransformer
 
-NAME = "torch.compile, no integrator"
+NAME = "torch.compile alone"
 
 
 def evaluation_stepper(case: Case, replicas: int) -> Callable[[int], None]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from openmm_scoremd._io import sha256_of_file
 from openmm_scoremd.model_file import ScoreModelFile
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +119,4 @@ def test_documentation_shows_the_stored_record(benchmark):
     document = sys.modules["performance_page"].PAGE.read_text(encoding="utf-8")
     record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
     assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
+    assert record["sha256"] == sha256_of_file(benchmark.SHIPPED)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from openmm_scoremd._io import sha256_of_file
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer
 from openmm_scoremd.units import thermal_energy
@@ -141,6 +142,7 @@ def test_documentation_shows_the_stored_record(benchmark):
     document = benchmark.PAGE.read_text(encoding="utf-8")
     record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
     assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
+    assert record["networks"][-1]["sha256"] == sha256_of_file(benchmark.SHIPPED)
     assert benchmark.PICTURE.is_file()
 
 

@@ -92,10 +92,26 @@ def test_energy_can_be_differentiated_twice(make_case, form):
     assert torch.autograd.gradgradcheck(folded, (centred(case)[:1].requires_grad_(),))
 
 
-def test_inputs_and_weights_are_not_overwritten(make_case):
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_and_weights_are_not_overwritten(make_case, form):
     case = make_case("graph-three-layers")
-    folded = FoldedGraphTransformer(case.model, t=1e-3)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
     x = centred(case)
     before = [tensor.clone() for tensor in (x, *folded.buffers())]
     folded.energy_and_gradient(x)
     assert all(map(torch.equal, before, (x, *folded.buffers())))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nan_stays_in_its_replica(make_case, form):
+    case = make_case("graph", n_samples=5)
+    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    x = centred(case)
+    before, expected = folded.energy_and_gradient(x)
+    x[2, 1, 0] = float("nan")
+    energy, gradient = folded.energy_and_gradient(x)
+    others = [0, 1, 3, 4]
+    torch.testing.assert_close(energy[others], before[others], rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(gradient[others], expected[others], rtol=1e-11, atol=1e-12)
+    assert gradient[2].isnan().all()
+    assert energy[2].isnan()

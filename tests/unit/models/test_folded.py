@@ -139,21 +139,6 @@ def test_blocks_of_replicas_are_put_together(make_case, form, n_replicas):
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_nan_stays_in_its_replica(make_case, form):
-    case = make_case("graph", n_samples=5)
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
-    x = centred(case.x)
-    before, expected = folded.energy_and_gradient(x)
-    x[2, 1, 0] = float("nan")
-    energy, gradient = folded.energy_and_gradient(x)
-    others = [0, 1, 3, 4]
-    torch.testing.assert_close(energy[others], before[others], rtol=1e-12, atol=0.0)
-    torch.testing.assert_close(gradient[others], expected[others], rtol=1e-11, atol=1e-12)
-    assert gradient[2].isnan().all()
-    assert energy[2].isnan()
-
-
 def test_small_molecules_get_absorbed_attention_and_large_ones_factorised():
     assert choose_form(1, width=96, head_width=64) == "absorbed"
     assert choose_form(300, width=96, head_width=64) == "factorised"
