@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import tempfile
@@ -25,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import hardware
-from performance_page import RESULTS, Section, machine_sentence, markdown_table
+from machine import new_record
+from performance_page import RESULTS, Section, benchmark_parser, machine_sentence, markdown_table
 from plain_network import Case, differences, make_case
 from rich.console import Console
 from rich.table import Table
 from simulation import SHIPPED, VARIANTS, Variant, set_threads
 from verlet import PLATFORM, PhaseSpace, conservation, judge, modified_terms, verlet
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 
@@ -118,12 +117,8 @@ def measure(
 def run(settings: Settings, *, threads: int, console: Console) -> dict[str, Any]:
     """Measure all variants and return the record."""
     began = time.perf_counter()
-    record: dict[str, Any] = {
-        "benchmark": "energy drift",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-        "versions": package_versions(),
-        "threads": set_threads(threads),
+    record = new_record("energy drift", threads=set_threads(threads))
+    record |= {
         "platform": PLATFORM,
         "settings": dataclasses.asdict(settings),
     }
@@ -217,17 +212,10 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="Energy conservation of the exported force.")
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
+    parser = benchmark_parser("Energy conservation of the exported force.", OUTPUT)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (%(default)s)")
     parser.add_argument("--timesteps", type=float, nargs="+", help="time steps, fs")
     parser.add_argument("--length", type=float, help="time simulated with each of them, ps")
-    parser.add_argument(
-        "--write-docs",
-        action="store_true",
-        help="simulate nothing; fill docs/performance.md from the JSON file",
-    )
     return parser.parse_args(arguments)
 
 

@@ -15,25 +15,23 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import datetime
 import json
 import math
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
-from machine import hardware
-from performance_page import RESULTS, Section, markdown_table, timing_sentence
+from machine import new_record
+from performance_page import RESULTS, Section, benchmark_parser, markdown_table, timing_sentence
 from rich.console import Console
 from rich.table import Table
 from simulation import SHIPPED, set_threads
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.model_file import Backend, ScoreModelFile
 from openmm_scoremd.simulation.recording import FRAMES_PER_STATE
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -214,12 +212,8 @@ def run(settings: Settings, *, threads: int, console: Console) -> dict[str, Any]
     """Measure everything and return the record."""
     began = time.perf_counter()
     model = ScoreModelFile(SHIPPED)
-    record: dict[str, Any] = {
-        "benchmark": "engine overhead",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-        "versions": package_versions(),
-        "threads": set_threads(threads),
+    record = new_record("engine overhead", threads=set_threads(threads))
+    record |= {
         "platform": PLATFORM,
         "backend": BACKEND,
         "settings": dataclasses.asdict(settings),
@@ -288,17 +282,10 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="The engine's own share of a step.")
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
+    parser = benchmark_parser("The engine's own share of a step.", OUTPUT)
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (%(default)s)")
     parser.add_argument("--replicas", type=int, nargs="+", help="other replica counts")
     parser.add_argument("--interval", type=int, help="steps between frames, a multiple of 50")
-    parser.add_argument(
-        "--write-docs",
-        action="store_true",
-        help="time nothing; fill docs/performance.md from the JSON file",
-    )
     return parser.parse_args(arguments)
 
 

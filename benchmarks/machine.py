@@ -1,13 +1,16 @@
-"""What every benchmark says about the machine it ran on."""
+"""What every benchmark says about the machine it ran on, and how its record begins."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from openmm_scoremd._io import package_versions
 
 
 def hardware() -> dict[str, Any]:
@@ -23,4 +26,23 @@ def hardware() -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_before": os.getloadavg()[0],
+    }
+
+
+def new_record(benchmark: str, *, threads: int) -> dict[str, Any]:
+    """Begin a record; to be called before the run, because that makes the machine busy.
+
+    Parameters
+    ----------
+    benchmark : str
+        Its name.
+    threads : int
+        Threads that it uses.
+    """
+    return {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "versions": package_versions(),
+        "threads": threads,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,16 @@ class Section:
     def write(self, text: str) -> None:
         """Bring the page up to date."""
         write_text(PAGE, self.replaced(PAGE.read_text(encoding="utf-8"), text))
+
+
+def benchmark_parser(description: str, output: Path) -> argparse.ArgumentParser:
+    """Return the options that all benchmarks of the page have; ``output`` is the default file."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--smoke", action="store_true", help="very little, to see that it works")
+    parser.add_argument("--output", type=Path, default=output, help="JSON file (%(default)s)")
+    documents = "measure nothing; fill docs/performance.md from the JSON file"
+    parser.add_argument("--write-docs", action="store_true", help=documents)
+    return parser
 
 
 def machine_sentence(record: Mapping[str, Any], *, threads: str) -> str:

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from machine import new_record
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd import save_dataset
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.training.average import exponential_average
@@ -95,6 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps per round")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    record = new_record("regulariser cost", threads=torch.get_num_threads())
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "mueller_brown.npz"
@@ -106,19 +106,13 @@ def main() -> None:
                 "ratio {ratio:.2f}".format(**rows[-1]),
                 flush=True,
             )
-    content = {
+    record |= {
         "backend": options.backend,
         "rounds": options.rounds,
         "steps": options.steps,
-        "hardware": {
-            "processor": platform.processor() or platform.machine(),
-            "torch_threads": torch.get_num_threads(),
-            "load_average": os.getloadavg()[0],
-        },
-        "versions": package_versions(),
         "rows": rows,
     }
-    write_json(options.output, content)
+    write_json(options.output, record)
 
 
 def _configurations(mueller_brown: Path) -> list[tuple[str, TrainingConfig]]:

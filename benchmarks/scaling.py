@@ -10,8 +10,6 @@ because memory is the peak of the process, less what it had before the first eva
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import multiprocessing
 import time
@@ -21,11 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import hardware
-from performance_page import PAGE, RESULTS, Section, markdown_table, timing_sentence
+from machine import new_record
+from performance_page import (
+    PAGE,
+    RESULTS,
+    Section,
+    benchmark_parser,
+    markdown_table,
+    timing_sentence,
+)
 from plotting import plot_scaling
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.folded import FoldedGraphTransformer, choose_form
 from openmm_scoremd.native.network import NativeNetwork, Unit
@@ -87,11 +92,7 @@ def resident_mb(name: str) -> float:
 
 def run(beads: Sequence[int], rows: int, seconds: float, threads: int) -> dict[str, Any]:
     """Measure all sizes, each in a fresh process."""
-    # Before the run: it is busy itself.
-    made = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-    }
+    record = new_record("scaling", threads=threads)
     results = []
     for n_beads in beads:
         for variant in VARIANTS:
@@ -99,14 +100,7 @@ def run(beads: Sequence[int], rows: int, seconds: float, threads: int) -> dict[s
                 row = pool.apply(measure, (variant, n_beads, rows, seconds, threads))
             results.append(row)
             print(" | ".join(cells(row)), flush=True)
-    return {
-        "benchmark": "scaling",
-        **made,
-        "versions": package_versions(),
-        "threads": threads,
-        "rows": rows,
-        "results": results,
-    }
+    return {**record, "rows": rows, "results": results}
 
 
 COLUMNS = (
@@ -153,14 +147,9 @@ def write_docs(output: Path) -> None:
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description="Cost and memory against the number of beads.")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
+    parser = benchmark_parser("Cost and memory against the number of beads.", OUTPUT)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rows", type=int, default=3000, help="replicas times beads, about")
-    parser.add_argument(
-        "--smoke", action="store_true", help="two small sizes, to see that it works"
-    )
-    parser.add_argument("--write-docs", action="store_true", help="fill docs/performance.md only")
     options = parser.parse_args()
     if options.write_docs:
         write_docs(options.output)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import itertools
 import json
 import sys
@@ -34,15 +33,23 @@ import simulation_compile
 import simulation_jax
 import torch
 import training_jax
-from machine import hardware
-from performance_page import PAGE, RESULTS, ROOT, Section, markdown_table, timing_sentence
+from machine import new_record
+from performance_page import (
+    PAGE,
+    RESULTS,
+    ROOT,
+    Section,
+    benchmark_parser,
+    markdown_table,
+    timing_sentence,
+)
 from plain_network import Case, differences, export_random_network, make_case
 from plotting import plot_speed
 from rich.console import Console
 from rich.table import Table
 from simulation_work import flop_per_evaluation, matrix_shapes
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -257,12 +264,8 @@ def run(
 ) -> dict[str, Any]:
     """Time everything and return the record."""
     start = time.perf_counter()
-    record: dict[str, Any] = {
-        "benchmark": "simulation",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-        "versions": package_versions(),
-        "threads": set_threads(threads),
+    record = new_record("simulation", threads=set_threads(threads))
+    record |= {
         "settings": dataclasses.asdict(settings),
         "networks": [],
     }
@@ -340,15 +343,11 @@ def write_docs(output: Path) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="Simulation speed through OpenMM.")
-    parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it works")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
+    parser = benchmark_parser("Simulation speed through OpenMM.", OUTPUT)
     parser.add_argument("--threads", type=int, help="threads of torch and of OpenMM's CPU platform")
     parser.add_argument("--jax", type=Path, help="checkout of github.com/noegroup/ScoreMD")
     compiler = "time torch.compile of the same network as well"
     parser.add_argument("--torch-compile", action="store_true", help=compiler)
-    documents = "time nothing; fill docs/performance.md from the JSON file"
-    parser.add_argument("--write-docs", action="store_true", help=documents)
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import tempfile
@@ -32,8 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 import training_jax
-from machine import hardware
-from performance_page import RESULTS, Section, markdown_table, timing_sentence
+from machine import new_record
+from performance_page import RESULTS, Section, benchmark_parser, markdown_table, timing_sentence
 from rich.console import Console
 from rich.table import Table
 from training_cases import (
@@ -48,7 +47,7 @@ from training_cases import (
     write_random_dataset,
 )
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._io import write_json
 from openmm_scoremd.training.build import training_objective
 from openmm_scoremd.training.config import DataConfig, HardwareConfig, TrainingConfig
 from openmm_scoremd.training.trainer import Trainer
@@ -243,12 +242,8 @@ def run(
 ) -> None:
     """Time everything; the record is written after every case."""
     start = time.perf_counter()
-    record: dict[str, Any] = {
-        "benchmark": "training",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware(),
-        "versions": package_versions(),
-        "threads": torch.get_num_threads(),
+    record = new_record("training", threads=torch.get_num_threads())
+    record |= {
         "settings": dataclasses.asdict(settings),
         "cases": [],
     }
@@ -307,12 +302,10 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description="Training speed.")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of tiny networks")
+    parser = benchmark_parser("Training speed.", OUTPUT)
     parser.add_argument("--only", nargs="+", default=[""], help="cases whose name contains one")
     parser.add_argument("--losses", nargs="+", choices=tuple(SAME_WORK), default=tuple(SAME_WORK))
     parser.add_argument("--threads", type=int, help="threads of torch (its own choice)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file (%(default)s)")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
@@ -322,11 +315,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--paths", nargs="+", choices=(MANY, SINGLE, EAGER), default=Settings.paths, metavar="PATH"
     )
     parser.add_argument("--jax", type=Path, help="checkout of the public code, timed as well")
-    parser.add_argument(
-        "--write-docs",
-        action="store_true",
-        help="time nothing; fill docs/performance.md from the JSON file",
-    )
     return parser.parse_args(arguments)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.models.graph_transformer import EdgeAttention, GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer import (
+    GELU_CUBIC,
+    GELU_SLOPE,
+    EdgeAttention,
+    GraphTransformerEnergy,
+)
 
 #: Up to so many beads, a compiler makes faster code of sums than of calls to matrix products.
 _FEW_BEADS = 16
@@ -56,4 +60,4 @@ def gelu_of_sigmoid(x: Tensor) -> Tensor:
     Derivatives of a sigmoid need no other function than the sigmoid itself, so the first and second
     one come from one exponential instead of three hyperbolic tangents.
     """
-    return x * torch.sigmoid(math.sqrt(8.0 / math.pi) * (x + 0.044715 * x.pow(3)))
+    return x * torch.sigmoid(x * (GELU_SLOPE + GELU_CUBIC * x.square()))

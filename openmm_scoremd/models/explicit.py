@@ -19,17 +19,11 @@ views included, and so does every row of a small network. It matters that
 - annotations are types and not strings.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_scoremd.models.graph_transformer import LAYER_NORM_EPSILON
-
-# GELU's tanh form is x s(u) with the logistic function s and u = x (SLOPE + CUBIC x^2).
-_SLOPE = math.sqrt(8.0 / math.pi)
-_CUBIC = 0.044715 * _SLOPE
+from openmm_scoremd.models.graph_transformer import GELU_CUBIC, GELU_SLOPE, LAYER_NORM_EPSILON
 
 
 class Gate(nn.Module):
@@ -136,8 +130,8 @@ class FeedForward(nn.Module):
         self.register_buffer("second_weight", second[0].clone())
         self.register_buffer("second_bias", second[1].clone())
         self.gate = gate
-        self.slope = _SLOPE
-        self.cubic = _CUBIC
+        self.slope = GELU_SLOPE
+        self.cubic = GELU_CUBIC
 
     def evaluate(self, nodes: Tensor) -> tuple[Tensor, OfFeedForward]:
         """Return updated nodes (M, width)."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 from openmm_scoremd.models.explicit import Gate, Normalisation
 
 #: Up to so many beads, attention weights are brought from keys to queries by a product.
-_FEW_BEADS = 32
+_MOST_BEADS_BY_PRODUCT = 32
 
 #: What the first layer saves: points by replica, attention, and of its gate.
 OfFirst = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]
@@ -73,7 +73,7 @@ class FirstAttention(nn.Module):
         super().__init__()
         self.heads = logits.shape[0]
         self.n_beads = logits.shape[1]
-        self.few = self.n_beads <= _FEW_BEADS
+        self.few = self.n_beads <= _MOST_BEADS_BY_PRODUCT
         n_beads, heads = self.n_beads, self.heads
         key_first = logits.permute(2, 1, 0).reshape(1, n_beads, n_beads * heads)
         self.register_buffer("logits", key_first.clone())  # (1, j, i * heads)

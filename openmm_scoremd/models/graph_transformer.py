@@ -14,6 +14,7 @@ A compiler is given other forms of the same functions, see
 :mod:`openmm_scoremd.models.compiler_forms`.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -31,6 +32,10 @@ from openmm_scoremd.models.embedding import (
 
 #: Flax's default, used by the published networks (PyTorch's own default is 1e-5).
 LAYER_NORM_EPSILON = 1e-6
+
+#: GELU's tanh form is ``x sigmoid(x (GELU_SLOPE + GELU_CUBIC x**2))``.
+GELU_SLOPE = math.sqrt(8.0 / math.pi)
+GELU_CUBIC = 0.044715 * GELU_SLOPE
 
 
 class GatedResidual(nn.Module):

@@ -145,12 +145,12 @@ class CompiledSteps:
         losses: list[Tensor] = []
         with threads_of(self.division) as threads:
             for of_call, several in self._calls(rates, batches):
-                losses += self._do_steps(threads, state, of_call, several).unbind(0)
+                losses.append(self._do_steps(threads, state, of_call, several))
         for of_kind, vector in zip(tensors, state, strict=True):
             torch._foreach_copy_(of_kind, self._layout.unpack(vector))
-        torch._foreach_add_([m["step"] for m in moments], len(losses))
-        self.average.n_averaged += len(losses)
-        return torch.stack(losses)
+        torch._foreach_add_([m["step"] for m in moments], len(rates))
+        self.average.n_averaged += len(rates)
+        return torch.cat(losses)
 
     def _packed(self, tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Return the state as flat vectors, always the same ones: captured graphs know them."""
@@ -171,7 +171,7 @@ class CompiledSteps:
         return state
 
     def _rates(self, learning_rates: Sequence[float], *, done: int) -> Tensor:
-        """Return all that changes from step to step, shape (steps, 4), for :meth:`_step`."""
+        """Return all that changes from step to step, shape (steps, 4), for :meth:`_updated`."""
         group = self.optimizer.param_groups[0]
         first_beta, second_beta = group["betas"]
         averaged = int(self.average.n_averaged)

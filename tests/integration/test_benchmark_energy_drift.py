@@ -1,6 +1,5 @@
 """The energy benchmark finds what is known of harmonic motion; no drift of a model is tested."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,20 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._io import sha256_of_file
 from openmm_scoremd.model_file import ScoreModelFile
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/energy_drift.py"
-MODULES = ("energy_drift", "verlet", "simulation", "plain_network", "performance_page", "plotting")
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    yield importlib.import_module(MODULES[0])
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def benchmark(import_benchmark):
+    return import_benchmark("energy_drift")
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +107,3 @@ def test_line_is_fitted_to_every_replica(benchmark):
     assert found.fluctuation == pytest.approx(0.1 / np.sqrt(2), rel=0.02)
     row = found.to_dict(5)
     assert row["drift_kj_per_mol_per_ns_per_bead"] == pytest.approx(1000.0 * found.drift / 5)
-
-
-def test_documentation_shows_the_stored_record(benchmark):
-    document = sys.modules["performance_page"].PAGE.read_text(encoding="utf-8")
-    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
-    assert record["sha256"] == sha256_of_file(benchmark.SHIPPED)

@@ -1,6 +1,5 @@
 """The benchmark of the engine runs and adds up; no timing is tested."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,15 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks/engine_overhead.py"
-MODULES = ("engine_overhead", "simulation", "plain_network", "performance_page", "plotting")
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    yield importlib.import_module(MODULES[0])
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def benchmark(import_benchmark):
+    return import_benchmark("engine_overhead")
 
 
 @pytest.mark.slow
@@ -78,9 +73,3 @@ def test_run_and_bare_integrator_make_the_same_steps(benchmark, monkeypatch):
     assert calls == [1, 19, 30, 50]
     assert turns.bare == {"look": [25.0], "frame": [25.0]}
     assert not turns.stop()
-
-
-def test_documentation_shows_the_stored_record(benchmark):
-    document = sys.modules["performance_page"].PAGE.read_text(encoding="utf-8")
-    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document

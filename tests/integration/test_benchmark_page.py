@@ -1,19 +1,15 @@
 """Benchmarks replace their own section of docs/performance.md and nothing else."""
 
-import importlib
-import sys
-from pathlib import Path
+import json
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+from openmm_scoremd._io import sha256_of_file
 
 
 @pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module("performance_page")
-    sys.modules.pop("performance_page", None)
+def page(import_benchmark):
+    return import_benchmark("performance_page")
 
 
 @pytest.fixture
@@ -71,3 +67,21 @@ def test_timings_on_a_busy_machine_are_preliminary(page, record):
 def test_table(page):
     table = page.markdown_table(("name", "a", "b"), [["x", "1", "2"]])
     assert table.splitlines() == ["| name | a | b |", "| --- | ---: | ---: |", "| x | 1 | 2 |"]
+
+
+@pytest.mark.parametrize(
+    "name", ["simulation", "training", "energy_drift", "engine_overhead", "scaling"]
+)
+def test_page_shows_the_stored_record(import_benchmark, page, name):
+    benchmark = import_benchmark(name)
+    document = page.PAGE.read_text(encoding="utf-8")
+    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
+    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
+    assert getattr(benchmark, "PICTURE", benchmark.OUTPUT).is_file()
+
+
+def test_records_are_of_the_shipped_model(import_benchmark):
+    simulation, drift = import_benchmark("simulation"), import_benchmark("energy_drift")
+    shipped = sha256_of_file(simulation.SHIPPED)
+    records = [json.loads(b.OUTPUT.read_text(encoding="utf-8")) for b in (simulation, drift)]
+    assert [records[0]["networks"][-1]["sha256"], records[1]["sha256"]] == [shipped] * 2

@@ -1,6 +1,5 @@
 """The scaling benchmark runs and says what it measured; no timing is tested."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -13,12 +12,8 @@ SCRIPT = ROOT / "benchmarks/scaling.py"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    names = ("scaling", "performance_page", "plotting")
-    yield importlib.import_module(names[0])
-    for name in names:
-        sys.modules.pop(name, None)
+def benchmark(import_benchmark):
+    return import_benchmark("scaling")
 
 
 @pytest.mark.slow
@@ -32,13 +27,6 @@ def test_record(tmp_path):
     assert rows == [(v, n, 50 // n) for n in (5, 10) for v in ("explicit", "compiled")]
     assert all(row["cpu_us_per_replica"] > 0.0 for row in record["results"])
     assert {"processor", "cores"} <= set(record["hardware"])
-
-
-def test_documentation_shows_the_stored_record(benchmark):
-    document = benchmark.PAGE.read_text(encoding="utf-8")
-    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document
-    assert benchmark.PICTURE.is_file()
 
 
 def test_picture_of_the_stored_record(benchmark, tmp_path):

@@ -13,12 +13,8 @@ SCRIPT = ROOT / "benchmarks/training.py"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    names = ("training", "training_cases", "training_jax", "performance_page")
-    yield importlib.import_module(names[0])
-    for name in names:
-        sys.modules.pop(name, None)
+def benchmark(import_benchmark):
+    return import_benchmark("training")
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +98,3 @@ def test_public_code_is_asked_for_by_name(benchmark, tmp_path):
     if importlib.util.find_spec("jax") is None:
         with pytest.raises(SystemExit, match="needs jax"):
             benchmark.training_jax.check(tmp_path)
-
-
-def test_documentation_shows_the_stored_record(benchmark):
-    document = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    record = json.loads(benchmark.OUTPUT.read_text(encoding="utf-8"))
-    assert benchmark.SECTION.replaced(document, benchmark.markdown(record)) == document

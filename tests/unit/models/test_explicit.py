@@ -13,7 +13,7 @@ NAMES = ["graph-one-layer", "graph", "graph-three-layers"]
 @pytest.fixture(params=["few beads", "many beads"], autouse=True)
 def number_of_beads(request, monkeypatch):
     if request.param == "many beads":
-        monkeypatch.setattr(explicit_attention, "_FEW_BEADS", 0)
+        monkeypatch.setattr(explicit_attention, "_MOST_BEADS_BY_PRODUCT", 0)
 
 
 class Gradient(torch.nn.Module):
@@ -62,7 +62,7 @@ def test_no_operator_on_constants_is_left(executed):
         if tensors and all(value.node().kind() == "prim::Constant" for value in tensors):
             left.append(node.kind())
     # One-hot indices for every replica, and with many beads a weight, in both kinds of blocks.
-    few = explicit_attention._FEW_BEADS > 0
+    few = explicit_attention._MOST_BEADS_BY_PRODUCT > 0
     assert left == ["aten::expand"] * (2 if few else 4)
 
 
