@@ -59,10 +59,9 @@ def divide_steps(
         for parts in range(1, torch.get_num_threads() + 1)
         if all(number % parts == 0 for number in multiples)
     ]
-    # Threads without a part would have nothing to do; together they can still share operations.
-    return (
-        Division(parts=max(possible)) if 2 * max(possible) > torch.get_num_threads() else Division()
-    )
+    # Threads without a part would have nothing to do; they can share the operations of a whole one.
+    n_parts = max(possible)
+    return Division(parts=n_parts if 2 * n_parts > torch.get_num_threads() else 1)
 
 
 @contextlib.contextmanager

@@ -292,6 +292,17 @@ def test_a_cuda_graph_that_is_right_is_used(monkeypatch, caplog):
     assert not caplog.records
 
 
+def test_a_cuda_graph_that_hides_a_broken_replica_is_not_used(monkeypatch):
+    def healed(positions):
+        return one_and_two(positions.nan_to_num())
+
+    monkeypatch.setattr("openmm_scoremd.computation.captured", lambda *_: healed)
+    positions = torch.ones(4, 3)
+    assert recorded(one_and_two, positions) is healed
+    positions[0] = torch.nan
+    assert recorded(one_and_two, positions) is one_and_two
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model, caplog):

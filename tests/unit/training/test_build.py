@@ -21,6 +21,7 @@ from openmm_scoremd.training.build import (
     N_LARGE_REGIONS,
     batch_stream,
     diffusion_times,
+    division_of_steps,
     initial_model,
     training_dataset,
     training_objective,
@@ -53,6 +54,28 @@ def test_frames_are_those_not_held_back_in_standardised_units(planar, make_confi
     np.testing.assert_allclose(frames.numpy(), training.positions / 0.5, rtol=1e-6)
     double = make_config(planar, **{"hardware.precision": "64-true"})
     assert stream_of(double).frames.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("regulariser", "n_probed", "n_shared_times"),
+    [
+        (FokkerPlanckConfig(), 0, None),
+        (FokkerPlanckConfig(alpha=1e-3, fraction=0.5), 8, None),
+        (CENTRED, 8, 2),
+    ],
+)
+def test_steps_are_divided_by_what_a_batch_holds(
+    planar, make_config, monkeypatch, regulariser, n_probed, n_shared_times
+):
+    config = make_config(planar, **FLOOR, fokker_planck=regulariser)
+    model = initial_model(config, load_dataset(config.data.path))
+    monkeypatch.setattr("openmm_scoremd.training.build.divide_steps", dict)
+    assert division_of_steps(model, stream_of(config)) == {
+        "n_weights": sum(p.numel() for p in model.parameters()),
+        "batch_size": 16,
+        "n_probed": n_probed,
+        "n_shared_times": n_shared_times,
+    }
 
 
 @pytest.mark.parametrize(

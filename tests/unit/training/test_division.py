@@ -32,6 +32,7 @@ def test_small_networks_do_several_steps_in_a_call():
         (256, 96, 24, 4),
         (256, 96, 6, 1),
         (256, 50, None, 1),
+        (250, 0, None, 1),  # two parts for four threads
         (256, 96, 3, 1),
     ],
 )
@@ -50,6 +51,8 @@ def test_every_part_computes_with_one_thread():
         assert torch.get_num_threads() == 1
         assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
     assert torch.get_num_threads() == 4
+    with threads_of(Division(steps_per_call=2)):
+        assert torch.get_num_threads() == 1
     with threads_of(Division()):
         assert torch.get_num_threads() == 4
 

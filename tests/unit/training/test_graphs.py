@@ -72,6 +72,10 @@ def test_compiled_for_the_threads_of_the_moment(monkeypatch):
         "torch._inductor.compile",
         lambda graph, _, options: chosen.append(options) or graph,
     )
+    kept = []
+    monkeypatch.setattr(
+        "openmm_scoremd.training.graphs.keep_freed_memory", lambda: kept.append(True)
+    )
     x, before = torch.randn(8), torch.get_num_threads()
     try:
         for n in (1, 2):
@@ -80,6 +84,7 @@ def test_compiled_for_the_threads_of_the_moment(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert [options["cpp.threads"] for options in chosen] == [1, 2]
+    assert kept
 
 
 def test_layouts_tell_strides_apart():
