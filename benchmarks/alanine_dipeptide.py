@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openmm_scoremd import cli_commands
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd.cli import commands
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.model_file import Backend
-from openmm_scoremd.simulation.trajectories import load_replicas
-from openmm_scoremd.weights import load_weights
+from openmm_scoremd.models.weights import load_weights
+from openmm_scoremd.trajectories.reading import load_replicas
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/alanine_dipeptide_methods.json"
@@ -87,12 +87,12 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
         return
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.pt"
-    cli_commands.export(weights, str(model), time=time)
+    commands.export(weights, str(model), time=time)
     simulation = folder / "simulation"
     if simulation.exists() and not (simulation / "run.json").exists():
-        cli_commands.simulate(str(model), str(simulation), resume=True)
+        commands.simulate(str(model), str(simulation), resume=True)
     elif not simulation.exists():
-        cli_commands.simulate(
+        commands.simulate(
             str(model),
             str(simulation),
             replicas=protocol.replicas,
@@ -102,7 +102,7 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
             backend=protocol.backend,
         )
     if not (folder / "report").exists():
-        cli_commands.evaluate(
+        commands.evaluate(
             str(model),
             str(DATA),
             str(folder / "report"),

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._files.atomic import package_versions, write_json
 from openmm_scoremd.analysis.metrics import MUELLER_BROWN_LIMITS, js_divergence
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
@@ -44,11 +44,11 @@ from openmm_scoremd.data.toy import (
     mueller_brown_force,
     sample_mueller_brown,
 )
-from openmm_scoremd.diffusion.denoising_trajectory import (
+from openmm_scoremd.diffusion.loss import ScoreFunction
+from openmm_scoremd.diffusion.overdamped_langevin import (
     sample_denoising_trajectory,
     sample_time_parallel_trajectory,
 )
-from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.step_size import largest_curvature, physical_timestep
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.units import MOLAR_GAS_CONSTANT

@@ -32,7 +32,7 @@ from rich.table import Table
 from simulation import SHIPPED, VARIANTS, Variant, set_threads
 from verlet import PLATFORM, PhaseSpace, conservation, judge, modified_terms, verlet
 
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 

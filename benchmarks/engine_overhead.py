@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.table import Table
 from simulation import SHIPPED, set_threads
 
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.simulation.recording import FRAMES_PER_STATE
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run import ReplicaRun
-from openmm_scoremd.simulation.settings import RunSettings
-from openmm_scoremd.simulation.stepping import CHECK_STEPS
+from openmm_scoremd.simulation.run.recording import FRAMES_PER_STATE
+from openmm_scoremd.simulation.run.replica_run import ReplicaRun
+from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.simulation.run.stepping import CHECK_STEPS
 
 OUTPUT = RESULTS / "engine_overhead.json"
 SECTION = Section("engine overhead")

@@ -231,7 +231,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _scoremd(arguments: list[str], folder: Path) -> tuple[int, str]:
-    from openmm_scoremd.cli import main
+    from openmm_scoremd.cli.main import main
 
     said = io.StringIO()
     before = Path.cwd()

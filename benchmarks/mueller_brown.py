@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from openmm_scoremd import ScoreModelFile, export_torchscript, save_dataset
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._files.atomic import package_versions, write_json
 from openmm_scoremd.analysis.free_energy import free_energy_2d
 from openmm_scoremd.analysis.metrics import (
     COMBINED_RANGE,
@@ -40,14 +40,14 @@ from openmm_scoremd.data.toy import (
     mueller_brown_expression,
     sample_mueller_brown,
 )
-from openmm_scoremd.refinement import RefinementSettings, refine
+from openmm_scoremd.models.weights import load_weights
+from openmm_scoremd.refinement.energy_fit import FitSettings
+from openmm_scoremd.refinement.refine import RefinementSettings, refine
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.training.config import TrainingConfig
 from openmm_scoremd.training.config_file import load_training_config
 from openmm_scoremd.training.experts import train_mixture
-from openmm_scoremd.training.refinement import FitSettings
 from openmm_scoremd.training.trainer import CHECKPOINT, Trainer
-from openmm_scoremd.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/mueller_brown_methods.json"

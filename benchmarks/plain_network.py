@@ -17,12 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_scoremd.artifact import ModelMetadata
+from openmm_scoremd.artifact.metadata import ModelMetadata
+from openmm_scoremd.artifact.torchscript import (
+    load_module,
+    save_module,
+    script_module,
+    tensor_digest,
+)
 from openmm_scoremd.diffusion.schedule import VPSchedule
-from openmm_scoremd.export import export_torchscript
+from openmm_scoremd.export.export import export_torchscript
+from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.embedding import NoiseLevel
-from openmm_scoremd.models.exported import ExportedModel
 from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.graph_transformer import (
     EdgeAttention,
@@ -30,10 +36,9 @@ from openmm_scoremd.models.graph_transformer import (
     GraphTransformerEnergy,
     TransformerLayer,
 )
+from openmm_scoremd.models.weights import ModelDescription, TrainedModel
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.torchscript import load_module, save_module, script_module, tensor_digest
 from openmm_scoremd.units import thermal_energy
-from openmm_scoremd.weights import ModelDescription, TrainedModel
 
 ENERGY_TOLERANCE = 1e-5
 

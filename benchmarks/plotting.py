@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from openmm_scoremd._io import atomic_path
+from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.analysis._histogram import FloatArray
 from openmm_scoremd.analysis._styles import Style, styles_of
 

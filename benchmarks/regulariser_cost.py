@@ -21,20 +21,20 @@ from machine import new_record
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd import save_dataset
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.toy import sample_mueller_brown
-from openmm_scoremd.training.average import exponential_average
-from openmm_scoremd.training.build import (
+from openmm_scoremd.training.compiled.steps import CompiledSteps
+from openmm_scoremd.training.config import TrainingConfig, expert_config
+from openmm_scoremd.training.config_file import load_training_config
+from openmm_scoremd.training.ema import exponential_average
+from openmm_scoremd.training.sections import FokkerPlanckConfig
+from openmm_scoremd.training.setup import (
     batch_stream,
     division_of_steps,
     initial_model,
     training_objective,
 )
-from openmm_scoremd.training.config import TrainingConfig, expert_config
-from openmm_scoremd.training.config_file import load_training_config
-from openmm_scoremd.training.sections import FokkerPlanckConfig
-from openmm_scoremd.training.steps import CompiledSteps
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/regulariser_cost.json"

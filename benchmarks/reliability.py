@@ -40,12 +40,12 @@ from reliability_page import write_page
 from rich.console import Console
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd._io import package_versions, write_json
+from openmm_scoremd._files.atomic import package_versions, write_json
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run_folder import CHECKPOINT, SETTINGS, Checkpoint
-from openmm_scoremd.simulation.settings import RunSettings
-from openmm_scoremd.simulation.trajectories import load_replicas
+from openmm_scoremd.simulation.run.folder import CHECKPOINT, SETTINGS, Checkpoint
+from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.trajectories.reading import load_replicas
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
@@ -93,7 +93,7 @@ def command(folder: Path, protocol: KillProtocol, seed: int) -> list[str]:
         "checkpoint-seconds": 0.0,
     }
     options = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
-    program = [sys.executable, "-m", "openmm_scoremd.cli", "simulate"]
+    program = [sys.executable, "-m", "openmm_scoremd", "simulate"]
     return [*program, str(SHIPPED), str(folder), *options, "--resume"]
 
 

@@ -30,10 +30,10 @@ from performance_page import (
 )
 from plotting import plot_scaling
 
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd.export.folded import FoldedGraphTransformer, choose_form
+from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
 from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.folded import FoldedGraphTransformer, choose_form
-from openmm_scoremd.native.network import NativeNetwork, Unit
 
 OUTPUT = RESULTS / "scaling.json"
 PICTURE = PAGE.parent / "scaling.png"

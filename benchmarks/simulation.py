@@ -49,11 +49,11 @@ from rich.console import Console
 from rich.table import Table
 from simulation_work import flop_per_evaluation, matrix_shapes
 
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd.artifact.torchscript import has_explicit_forces, load_module
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.torchscript import has_explicit_forces, load_module
 
 OUTPUT = RESULTS / "simulation.json"
 PICTURE = PAGE.parent / "simulation_speed.png"

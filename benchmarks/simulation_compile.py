@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from plain_network import Case, network_of_file
 
-from openmm_scoremd.models.folded import FoldedGraphTransformer
+from openmm_scoremd.export.folded import FoldedGraphTransformer
 
 NAME = "torch.compile alone"
 

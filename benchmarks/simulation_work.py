@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from openmm_scoremd.export.folded import choose_form
 from openmm_scoremd.models.factory import NetworkConfig
-from openmm_scoremd.models.folded import choose_form
 
 
 def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:

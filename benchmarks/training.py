@@ -47,9 +47,9 @@ from training_cases import (
     write_random_dataset,
 )
 
-from openmm_scoremd._io import write_json
-from openmm_scoremd.training.build import training_objective
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.training.config import DataConfig, HardwareConfig, TrainingConfig
+from openmm_scoremd.training.setup import training_objective
 from openmm_scoremd.training.trainer import Trainer
 
 OUTPUT = RESULTS / "training.json"

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from openmm import unit
 from plain_network import network_of_file
 
+from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.models.folded import FoldedGraphTransformer
-from openmm_scoremd.simulation.reporters import replica_frames
+from openmm_scoremd.trajectories.reporters import replica_frames
 from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_scoremd._io import write_text
+from openmm_scoremd._files.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

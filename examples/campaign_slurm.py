@@ -30,7 +30,7 @@ def main(campaign: str) -> int:
     )
     with cluster:
         cluster.adapt(minimum=0, maximum=WORKERS)
-        command = [sys.executable, "-m", "openmm_scoremd.cli", "campaign", campaign]
+        command = [sys.executable, "-m", "openmm_scoremd", "campaign", campaign]
         return subprocess.run([*command, "--scheduler", cluster.scheduler_address]).returncode
 
 

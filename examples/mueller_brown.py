@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript, save_dataset
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.analysis.metrics import MUELLER_BROWN_LIMITS, js_divergence, pmf_error
 from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.training.config_file import load_training_config

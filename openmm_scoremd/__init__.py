@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from openmm_scoremd.data.coarse_graining import CoarseGrainingMap, coarse_grain_trajectory
     from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
     from openmm_scoremd.diffusion.schedule import VPSchedule
-    from openmm_scoremd.export import export_torchscript
-    from openmm_scoremd.force import create_force
+    from openmm_scoremd.export.export import export_torchscript
+    from openmm_scoremd.forces.create import create_force
     from openmm_scoremd.model_file import ScoreModelFile
     from openmm_scoremd.models.import_jax import load_jax_network
     from openmm_scoremd.simulation.replicas import ReplicaSimulation
-    from openmm_scoremd.simulation.reporters import ReplicaDCDReporter
-    from openmm_scoremd.simulation.run import ReplicaRun
-    from openmm_scoremd.simulation.settings import RunSettings
+    from openmm_scoremd.simulation.run.replica_run import ReplicaRun
+    from openmm_scoremd.simulation.run.settings import RunSettings
+    from openmm_scoremd.trajectories.reporters import ReplicaDCDReporter
 
     __version__: str
 
@@ -44,15 +44,15 @@ __all__ = [
 _HOME = {
     "CGDataset": "data.dataset",
     "CoarseGrainingMap": "data.coarse_graining",
-    "ReplicaDCDReporter": "simulation.reporters",
-    "ReplicaRun": "simulation.run",
+    "ReplicaDCDReporter": "trajectories.reporters",
+    "ReplicaRun": "simulation.run.replica_run",
     "ReplicaSimulation": "simulation.replicas",
-    "RunSettings": "simulation.settings",
+    "RunSettings": "simulation.run.settings",
     "ScoreModelFile": "model_file",
     "VPSchedule": "diffusion.schedule",
     "coarse_grain_trajectory": "data.coarse_graining",
-    "create_force": "force",
-    "export_torchscript": "export",
+    "create_force": "forces.create",
+    "export_torchscript": "export.export",
     "load_dataset": "data.dataset",
     "load_jax_network": "models.import_jax",
     "save_dataset": "data.dataset",

@@ -14,16 +14,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from openmm_scoremd.adjustable import Adjustable, NoiseLevelEnergy
-from openmm_scoremd.artifact import ModelMetadata, read_archive
+from openmm_scoremd.artifact.metadata import ModelMetadata, read_archive
+from openmm_scoremd.artifact.noise_levels import Adjustable, NoiseLevelEnergy
+from openmm_scoremd.artifact.torchscript import (
+    ScriptModule,
+    checked_device,
+    energy_and_forces,
+    load_archive,
+)
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
-from openmm_scoremd.force import Backend, CudaGraphs, create_force
-from openmm_scoremd.iid import Solver, draw_frames
+from openmm_scoremd.forces.create import Backend, CudaGraphs, create_force
+from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
+from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.torchscript import ScriptModule, checked_device, energy_and_forces, load_archive
-from openmm_scoremd.trajectory_sampling import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.units import (
     FloatOrQuantity,
     frames_in_nanometers,
@@ -172,7 +177,7 @@ class ScoreModelFile:
         backend : {"auto", "torchforce", "pythonforce", "compiled"}
             Force class.
         adjustable : {"nothing", "scale", "scale-and-time"}
-            Context parameters; see :func:`openmm_scoremd.force.create_force`.
+            Context parameters; see :func:`openmm_scoremd.forces.create.create_force`.
 
         Returns
         -------
@@ -207,7 +212,7 @@ class ScoreModelFile:
     ) -> openmm.Force:
         """Return the model's force for a System of your own.
 
-        Parameters and errors are those of :func:`openmm_scoremd.force.create_force`.
+        Parameters and errors are those of :func:`openmm_scoremd.forces.create.create_force`.
         """
         return create_force(
             self._archive,
@@ -228,7 +233,8 @@ class ScoreModelFile:
             One frame, or several.
         t : float, optional
             Another diffusion time than that of the force: the potential of data blurred by its
-            noise, up to a constant that depends on ``t``; see :mod:`openmm_scoremd.adjustable`.
+            noise, up to a constant that depends on ``t``; see
+            :mod:`openmm_scoremd.artifact.noise_levels`.
 
         Returns
         -------
@@ -334,7 +340,7 @@ class ScoreModelFile:
         """Move frames by overdamped Langevin dynamics at a fixed diffusion time.
 
         Parameters and errors are those of
-        :func:`openmm_scoremd.trajectory_sampling.draw_trajectory`.
+        :func:`openmm_scoremd.sampling.langevin.draw_trajectory`.
         """
         random = torch.Generator(self._device).manual_seed(seed)
         frames = start if isinstance(start, int) else self._frames(start)[0]

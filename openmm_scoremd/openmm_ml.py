@@ -21,8 +21,8 @@ from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from openmm_scoremd.artifact import ModelArchive
-    from openmm_scoremd.force import Backend
+    from openmm_scoremd.artifact.metadata import ModelArchive
+    from openmm_scoremd.forces.create import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class ScoreMDPotentialImplFactory(MLPotentialImplFactory):  # type: ignore[misc]
         ModelFileError
             If the file is missing, damaged or not the expected one.
         """
-        from openmm_scoremd.artifact import read_archive
+        from openmm_scoremd.artifact.metadata import read_archive
 
         return ScoreMDPotentialImpl(read_archive(modelPath, sha256=sha256))
 
@@ -101,7 +101,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         forceGroup : int
             Force group.
         backend : {"auto", "torchforce", "pythonforce", "compiled"}
-            Force class; see :func:`openmm_scoremd.force.create_force`.
+            Force class; see :func:`openmm_scoremd.forces.create.create_force`.
         device : str, optional
             PythonForce only: where the model runs.
         mlLongRange, linkAtomDistances
@@ -115,7 +115,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         MissingDependencyError
             If TorchForce is asked for and cannot be used.
         """
-        from openmm_scoremd.force import create_force
+        from openmm_scoremd.forces.create import create_force
 
         chosen = None if atoms is None else [int(atom) for atom in atoms]
         self._check_beads(topology, chosen)

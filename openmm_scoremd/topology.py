@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import openmm.app as app
 
-from openmm_scoremd._io import atomic_path, write_text
+from openmm_scoremd._files.atomic import atomic_path, write_text
 from openmm_scoremd.errors import InvalidInputError
 
 #: Letters for chains whose own names do not fit into the one column of a PDB file.

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.artifact import ModelMetadata, SelfTest
-from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.torchscript import (
+from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
+from openmm_scoremd.artifact.torchscript import (
     energy_and_forces,
     save_module,
     script_module,
     tensor_digest,
 )
+from openmm_scoremd.topology import BeadTopology
 
 
 class ToyModel(nn.Module):
-    """Follows the contract of an exported model (see ``openmm_scoremd.torchscript``).
+    """Follows the contract of an exported model (see ``openmm_scoremd.artifact.torchscript``).
 
     Stiffness in kJ/mol/nm**2, length in nm.
     """

@@ -21,7 +21,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
-from openmm_scoremd.cli import build_parser
+from openmm_scoremd.cli.main import build_parser
 from openmm_scoremd.training.config import TrainingConfig
 
 #: Text where ``x`` stands for code, as in docstrings.

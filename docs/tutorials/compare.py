@@ -18,7 +18,7 @@ from pathlib import Path
 from openmm_scoremd import ReplicaRun, RunSettings, ScoreModelFile
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.errors import InconsistentError
-from openmm_scoremd.evaluation import evaluate, read_run
+from openmm_scoremd.evaluation.evaluate import evaluate, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = bool(os.environ.get("SMOKE_TEST"))

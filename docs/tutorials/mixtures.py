@@ -23,8 +23,9 @@ from openmm_scoremd.data.toy import (
     sample_mueller_brown,
 )
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.fokker_planck_error import error_table, fokker_planck_error, frame_errors
+from openmm_scoremd.evaluation.fokker_planck import error_table, fokker_planck_error, frame_errors
 from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.config import (
     DataConfig,
     ExpertConfig,
@@ -37,7 +38,6 @@ from openmm_scoremd.training.config import (
 from openmm_scoremd.training.experts import train_mixture
 from openmm_scoremd.training.trainer import Trainer
 from openmm_scoremd.units import thermal_energy
-from openmm_scoremd.weights import load_weights
 
 SHORT = bool(os.environ.get("SMOKE_TEST"))
 FRAMES, EPOCHS, BATCH = (1_024, 1, 256) if SHORT else (20_480, 50, 512)

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import ArrayLike
 
-from openmm_scoremd._io import atomic_path
+from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.analysis._histogram import FloatArray, shared_densities
 from openmm_scoremd.analysis._pictures import (
     ErrorOverTime,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from openmm_scoremd._io import write_json, write_text
+from openmm_scoremd._files.atomic import write_json, write_text
 from openmm_scoremd.analysis._pictures import ErrorOverTime
 from openmm_scoremd.analysis.comparison import (
     Resampling,

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from openmm_scoremd._files.plain_json import without_nan
 from openmm_scoremd.analysis._histogram import FloatArray
-from openmm_scoremd.analysis._json import without_nan
 from openmm_scoremd.analysis.agreement import PairResult, compare_pair
 from openmm_scoremd.analysis.features import BasinFrames, UnitHistograms, unit_histograms
 from openmm_scoremd.analysis.groups import (

@@ -73,7 +73,7 @@ def _scoremd(arguments: list[str]) -> int:
     sys.stdout.flush()
     try:
         # The command line is no part of the package that others import, so it is run as a program.
-        runpy.run_module("openmm_scoremd.cli", run_name="__main__", alter_sys=True)
+        runpy.run_module("openmm_scoremd", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from openmm_scoremd._io import atomic_path
+from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
 from openmm_scoremd.topology import BeadTopology
 

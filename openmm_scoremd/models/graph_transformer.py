@@ -11,7 +11,7 @@ and the terms without ``j`` drop out of the softmax. The result is the published
 size beads x beads x width exists.
 
 A compiler is given other forms of the same functions, see
-:mod:`openmm_scoremd.models.compiler_forms`.
+:mod:`openmm_scoremd.training.compiled.compiler_forms`.
 """
 
 import math

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.exact_density import ModelDensity
+from openmm_scoremd.simulation.exact_density import ModelDensity
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.settings import derived_seed
+from openmm_scoremd.simulation.run.settings import derived_seed
 from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]

@@ -44,7 +44,7 @@ def replicated(forces: Sequence[openmm.Force]) -> PrepareSystem:
     -------
     callable
         For :class:`~openmm_scoremd.simulation.replicas.ReplicaSimulation` and
-        :class:`~openmm_scoremd.simulation.run.ReplicaRun`.
+        :class:`~openmm_scoremd.simulation.run.replica_run.ReplicaRun`.
 
     Raises
     ------

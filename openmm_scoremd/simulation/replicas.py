@@ -16,7 +16,7 @@ import openmm.app as app
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
-from openmm_scoremd.adjustable import (
+from openmm_scoremd.artifact.noise_levels import (
     SCALE_PARAMETER,
     TIME_PARAMETER,
     Adjustable,
@@ -25,7 +25,7 @@ from openmm_scoremd.adjustable import (
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import Backend, ScoreModelFile, frames_in_nanometers
 from openmm_scoremd.simulation.platforms import choose_platform
-from openmm_scoremd.simulation.reporters import (
+from openmm_scoremd.trajectories.reporters import (
     Centring,
     ReplicaDCDReporter,
     replica_frames,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd._tensors import read_tensors, write_tensors
+from openmm_scoremd._files.tensors import read_tensors, write_tensors
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 
 #: Also changes when the same configuration and step give other batches: a run that went on with

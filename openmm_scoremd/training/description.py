@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openmm_scoremd._io import package_versions
+from openmm_scoremd._files.atomic import package_versions
 from openmm_scoremd.data.dataset import CGDataset
 from openmm_scoremd.geometry import distances
+from openmm_scoremd.models.weights import ModelDescription
 from openmm_scoremd.training.config import TrainingConfig, config_record
-from openmm_scoremd.weights import ModelDescription
 
 #: Frames that travel with the weights, to test exported models with.
 N_EXAMPLE_FRAMES = 4

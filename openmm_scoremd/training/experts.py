@@ -9,9 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd._io import sha256_of_file, write_run_record
+from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.models.weights import (
+    ExpertDescription,
+    TrainedModel,
+    load_weights,
+    save_weights,
+)
 from openmm_scoremd.training.config import (
     ExpertConfig,
     TrainingConfig,
@@ -20,12 +26,6 @@ from openmm_scoremd.training.config import (
     serving_experts,
 )
 from openmm_scoremd.training.trainer import CHECKPOINT, WEIGHTS, Progress, Trainer
-from openmm_scoremd.weights import (
-    ExpertDescription,
-    TrainedModel,
-    load_weights,
-    save_weights,
-)
 
 logger = logging.getLogger(__name__)
 

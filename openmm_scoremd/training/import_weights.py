@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from openmm_scoremd._io import sha256_of_file
+from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.import_jax import load_jax_parameters
+from openmm_scoremd.models.weights import TrainedModel, save_weights
 from openmm_scoremd.training.config import TrainingConfig, expert_config
 from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.experts import combine_experts
-from openmm_scoremd.weights import TrainedModel, save_weights
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from openmm_scoremd._io import write_text
+from openmm_scoremd._files.atomic import write_text
 
 
 @dataclasses.dataclass(frozen=True)

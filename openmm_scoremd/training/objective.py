@@ -21,8 +21,8 @@ from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.compiler_forms import forms_for_compiler
-from openmm_scoremd.training.graphs import Layouts, compile_graph, layouts, traced
+from openmm_scoremd.training.compiled.compiler_forms import forms_for_compiler
+from openmm_scoremd.training.compiled.inductor import Layouts, compile_graph, layouts, traced
 
 logger = logging.getLogger(__name__)
 

@@ -14,18 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from openmm_scoremd._io import sha256_of_file, write_run_record
+from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import CheckpointError, NumericalError
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.training.average import exponential_average
-from openmm_scoremd.training.build import (
-    batch_stream,
-    build_fabric,
-    division_of_steps,
-    initial_model,
-    training_objective,
-)
+from openmm_scoremd.models.weights import TrainedModel, save_weights
 from openmm_scoremd.training.checkpoint import (
     TrainingState,
     gather_tensors,
@@ -33,12 +26,19 @@ from openmm_scoremd.training.checkpoint import (
     restore_tensors,
     save_checkpoint,
 )
+from openmm_scoremd.training.compiled.steps import CompiledSteps
 from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
 from openmm_scoremd.training.description import describe_model
+from openmm_scoremd.training.ema import exponential_average
 from openmm_scoremd.training.log import LogRow, TrainingLog
 from openmm_scoremd.training.objective import CompiledObjective, choose_objective
-from openmm_scoremd.training.steps import CompiledSteps
-from openmm_scoremd.weights import TrainedModel, save_weights
+from openmm_scoremd.training.setup import (
+    batch_stream,
+    build_fabric,
+    division_of_steps,
+    initial_model,
+    training_objective,
+)
 
 logger = logging.getLogger(__name__)
 

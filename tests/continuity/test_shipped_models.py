@@ -11,14 +11,14 @@ import numpy as np
 import openmm
 import pytest
 
-from openmm_scoremd._io import sha256_of_file
+from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.analysis.observables import phi_psi
+from openmm_scoremd.artifact.torchscript import load_module, tensor_digest
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import MissingDependencyError
-from openmm_scoremd.force import choose_backend
+from openmm_scoremd.forces.create import choose_backend
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.torchscript import load_module, tensor_digest
-from openmm_scoremd.weights import load_weights
+from openmm_scoremd.models.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "torchscript_models"

@@ -8,7 +8,7 @@ To be run when a model is shipped or replaced, and never because a test has fail
 import json
 from pathlib import Path
 
-from openmm_scoremd._io import write_json
+from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.model_file import ScoreModelFile
 
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from openmm_scoremd.cli import main
+from openmm_scoremd.artifact.torchscript import load_module
+from openmm_scoremd.cli.main import main
 from openmm_scoremd.errors import ModelFileError
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.torchscript import load_module
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.folded import FoldedGraphTransformer
 from openmm_scoremd.units import thermal_energy
 
 ROOT = Path(__file__).parents[2]

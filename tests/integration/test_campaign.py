@@ -35,7 +35,7 @@ steps:
     --stride {{molecule.stride}} --output {{folder}}/beads.npz
 """
 N_JOBS, N_STEPS = 8, 16
-COMMAND = [sys.executable, "-m", "openmm_scoremd.cli", "campaign", "campaign.yaml"]
+COMMAND = [sys.executable, "-m", "openmm_scoremd", "campaign", "campaign.yaml"]
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_failed_job_is_reported_and_the_others_go_on(tmp_path):
 @pytest.mark.usefixtures("steps")
 def test_an_address_without_a_scheduler(monkeypatch, capsys):
     from openmm_scoremd.campaign import cluster
-    from openmm_scoremd.cli import main
+    from openmm_scoremd.cli.main import main
 
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
     assert main(["campaign", "campaign.yaml", "--scheduler", "tcp://127.0.0.1:9"]) == 2

@@ -10,11 +10,11 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_scoremd.artifact import read_metadata
+from openmm_scoremd.artifact.metadata import read_metadata
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation.trajectories import load_replicas
-from openmm_scoremd.weights import load_weights
+from openmm_scoremd.models.weights import load_weights
+from openmm_scoremd.trajectories.reading import load_replicas
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"

@@ -23,6 +23,7 @@ from openmm_scoremd import (
 )
 from openmm_scoremd.data.coarse_graining import load_topology
 from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.topology import write_pdb
 from openmm_scoremd.training.config import (
     DataConfig,
@@ -32,7 +33,6 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
 )
 from openmm_scoremd.training.trainer import Trainer
-from openmm_scoremd.weights import load_weights
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

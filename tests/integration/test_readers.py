@@ -10,7 +10,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_scoremd.cli import main
+from openmm_scoremd.cli.main import main
 
 with warnings.catch_warnings():
     # Some of its own dependencies, and readers for formats that nobody here writes.

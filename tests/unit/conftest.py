@@ -1,6 +1,8 @@
 """Networks with a description, as if they had been trained, for tests of weights and export."""
 
+import copy
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
-from openmm_scoremd.export import export_torchscript
+from openmm_scoremd.export.export import export_torchscript
+from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
 from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.simulation.run.replica_run import ReplicaRun
+from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.weights import ModelDescription, TrainedModel
 
 SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 4, "widths": (9, 7)}
 
@@ -166,3 +172,175 @@ def two_wells(make_trained, tmp_path) -> Callable[..., Path]:
         )
 
     return export
+
+
+# --- Networks beside their published form --------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network in float64 whose every parameter was perturbed, and samples for it."""
+
+    model: ScoreModel
+    x: Tensor
+    t: Tensor
+    features: Tensor | None
+
+    @property
+    def arguments(self):
+        return self.x, self.t, self.features
+
+    def copy_of_model(self):
+        return copy.deepcopy(self.model)
+
+
+SMALL_NETWORK = {"width": 8, "heads": 2, "head_width": 4, "widths": (9, 7)}
+VOCABULARIES = {"vocabularies": (4, 3), "feature_width": 5}
+
+#: Configuration, beads of the samples, dimensions.
+NETWORKS = {
+    "graph": (NetworkConfig(**SMALL_NETWORK), 5, 3),
+    "graph-one-layer": (NetworkConfig(**SMALL_NETWORK, layers=1), 4, 3),
+    "graph-three-layers": (NetworkConfig(**SMALL_NETWORK, layers=3), 4, 3),
+    "graph-high-times": (NetworkConfig(**SMALL_NETWORK, t_min=0.1, t_max=0.6), 3, 3),
+    "graph-types": (NetworkConfig(**SMALL_NETWORK, **VOCABULARIES), 6, 3),
+    "graph-noise-level": (NetworkConfig(**SMALL_NETWORK, noise_floor=0.01), 5, 3),
+    "graph-noise-level-high-times": (
+        NetworkConfig(**SMALL_NETWORK, noise_floor=0.2, t_min=0.1, t_max=0.6),
+        3,
+        3,
+    ),
+    "mlp": (NetworkConfig(**SMALL_NETWORK, kind="mlp"), 1, 2),
+    "mlp-beads": (NetworkConfig(**SMALL_NETWORK, kind="mlp", t_min=0.1, t_max=0.6), 3, 3),
+    "mlp-noise-level": (NetworkConfig(**SMALL_NETWORK, kind="mlp", noise_floor=0.01), 1, 2),
+    "mlp-noise-level-high-times": (
+        NetworkConfig(**SMALL_NETWORK, kind="mlp", noise_floor=0.2, t_min=0.1, t_max=0.6),
+        1,
+        2,
+    ),
+}
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """Return ``make(name, output="conservative", n_samples=4)``."""
+
+    def make(name: str, *, output: str = "conservative", n_samples: int = 4) -> Case:
+        config, n_beads, n_dims = NETWORKS[name]
+        config = dataclasses.replace(config, output=output)
+        any_number = config.vocabularies and output == "conservative"
+        generator = torch.Generator().manual_seed(1)
+        options = {"generator": generator, "dtype": torch.float64}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = build_model(config, n_beads=None if any_number else n_beads, n_dims=n_dims)
+        model = model.double()
+        with torch.no_grad():
+            # Fresh biases are zero and fresh norms the identity, which would hide mistakes.
+            for parameter in model.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, **options)
+        t = config.t_min + (config.t_max - config.t_min) * torch.rand(n_samples, **options)
+        x = torch.randn((n_samples, n_beads, n_dims), **options)
+        features = None
+        if config.vocabularies:
+            features = torch.stack([torch.arange(n_beads) % size for size in config.vocabularies])
+            features = features.T.contiguous()
+        return Case(model, x, t.clamp(min=1e-5), features)
+
+    return make
+
+
+def published_energy(model, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
+    """Energy of a ``GraphTransformerEnergy`` as the public code computes it.
+
+    Every displacement is embedded and projected by itself, in tensors (B, N, N, width).
+    """
+    network = model.network
+    x = x - x.mean(dim=1, keepdim=True)
+    displacements = x[:, None, :, :] - x[:, :, None, :]  # (B, i, j, 3), x_j - x_i
+    edges = functional.linear(displacements, network.edge.weight, network.edge.bias)
+    time = network.time_embedding(t)[:, None, :].expand(-1, x.shape[1], -1)
+    beads = network.bead_embedding(features).expand(len(x), -1, -1)
+    nodes = network.node(torch.cat([beads, time], dim=-1))
+    for layer in network.layers:
+        new = _published_attention(layer.attention, layer.attention_norm(nodes), edges)
+        nodes = _published_gate(layer.attention_gate.gate, new, nodes)
+        new = layer.feed_forward(layer.feed_forward_norm(nodes))
+        nodes = _published_gate(layer.feed_forward_gate.gate, new, nodes)
+    return model.decoder(nodes).sum(dim=(1, 2))
+
+
+def _published_attention(attention, nodes: Tensor, edges: Tensor) -> Tensor:
+    batch, n_beads, _ = nodes.shape
+    heads = (attention.heads, attention.head_width)
+    query, key, value = attention.query_key_value(nodes).chunk(3, dim=-1)
+    query = query.view(batch, n_beads, 1, *heads)
+    edge = attention.edge(edges).view(batch, n_beads, n_beads, *heads)
+    keys = key.view(batch, 1, n_beads, *heads) + edge
+    values = value.view(batch, 1, n_beads, *heads) + edge
+    logits = (query * keys).sum(dim=-1) * attention.head_width**-0.5  # (B, i, j, heads)
+    weights = torch.softmax(logits, dim=2)
+    mixed = (weights.unsqueeze(-1) * values).sum(dim=2)  # (B, i, heads, head_width)
+    return attention.output(mixed.flatten(2))
+
+
+def _published_gate(gate, new: Tensor, old: Tensor) -> Tensor:
+    share = torch.sigmoid(gate(torch.cat([new, old, new - old], dim=-1)))
+    return new * share + old * (1.0 - share)
+
+
+@pytest.fixture
+def published():
+    """Return ``published_energy(model, x, t, features)``."""
+    return published_energy
+
+
+# --- Small runs of replicas --------------------------------------------------------------------
+
+SMALL_RUN = {"replicas": 4, "steps": 220, "interval": 20, "platform": "Reference", "seed": 3} | {
+    "margin": 0.5
+}
+
+
+@pytest.fixture
+def pair(make_toy):
+    """A model of two beads 0.15 nm apart."""
+    return ScoreModelFile(make_toy("pair.pt", n_beads=2, bond_ranges=((0.05, 0.5),)).path)
+
+
+@pytest.fixture
+def start_run(pair, tmp_path, chain):
+    """Return ``start(name, **settings)``: a run that begins from the same frames."""
+
+    def start(name="run", **settings):
+        chosen = RunSettings(**{**SMALL_RUN, **settings})
+        frames = chain(chosen.replicas, 2)
+        return ReplicaRun.start(pair, tmp_path / name, chosen, start=frames)
+
+    return start
+
+
+@pytest.fixture
+def finished_run(start_run, tmp_path):
+    """Return ``finished(name, **settings)``: the folder of a run that went to its end."""
+
+    def finished(name="straight", **settings):
+        with start_run(name, **settings) as run:
+            assert run.advance()
+        return tmp_path / name
+
+    return finished
+
+
+@pytest.fixture
+def contents():
+    """Return a function that hashes the files of a run that must be the same to the last bit."""
+
+    def of(folder):
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(Path(folder).iterdir())
+            if path.suffix in (".dcd", ".xtc", ".npy") or path.name == "trajectories.json"
+        }
+
+    return of

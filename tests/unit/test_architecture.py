@@ -504,7 +504,7 @@ ALLOWED = {
     "": "from openmm_scoremd.models.base import Base",
 }
 FORBIDDEN = {
-    "from another part": {"errors": "import openmm_scoremd.force"},
+    "from another part": {"errors": "import openmm_scoremd.forces.create"},
     "by a name": {"force": "from openmm_scoremd.models import load"},
     "of a module": {"force": "from openmm_scoremd import models"},
     "relative": {"force": "from .models.base import Base"},

@@ -5,11 +5,11 @@ import pytest
 import torch
 from openmm import unit
 
-from openmm_scoremd import iid
-from openmm_scoremd.artifact import SelfTest
+from openmm_scoremd.artifact.metadata import SelfTest
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, NumericalError
 from openmm_scoremd.model_file import ScoreModelFile, frames_in_nanometers
+from openmm_scoremd.sampling import reverse_diffusion
 
 SPREAD = 0.5  # Standard deviation of the toy's standardised coordinates.
 
@@ -182,7 +182,7 @@ def test_samples_that_are_not_finite_are_counted(model, monkeypatch):
         x[1, 2, 0], x[3] = torch.inf, torch.nan
         return x
 
-    monkeypatch.setitem(iid._SOLVERS, "dpm-solver", broken)
+    monkeypatch.setitem(reverse_diffusion._SOLVERS, "dpm-solver", broken)
     with pytest.raises(NumericalError, match="2 of 5 sampled frames are not finite"):
         model.sample(5, seed=0)
 
@@ -197,7 +197,7 @@ def test_the_sampler_works_in_the_precision_and_with_the_schedule_of_the_model(
         given.update(schedule=schedule, dtype=dtype, t_min=t_min)
         return torch.zeros(shape, dtype=dtype)
 
-    monkeypatch.setitem(iid._SOLVERS, "dpm-solver", record)
+    monkeypatch.setitem(reverse_diffusion._SOLVERS, "dpm-solver", record)
     toy = make_toy(dtype=dtype, schedule=(0.2, 15.0), t_min=1e-3)
     ScoreModelFile(toy.path).sample(1, seed=0)
     assert given == {"schedule": VPSchedule(0.2, 15.0), "dtype": dtype, "t_min": 1e-3}

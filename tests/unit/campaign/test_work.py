@@ -15,8 +15,8 @@ from openmm_scoremd.campaign.child import specification
 from openmm_scoremd.campaign.plan import load_campaign
 from openmm_scoremd.campaign.record import read_record, state_of
 from openmm_scoremd.campaign.work import run_job
-from openmm_scoremd.simulation.run_folder import CHECKPOINT, Checkpoint
-from openmm_scoremd.simulation.trajectories import load_replicas
+from openmm_scoremd.simulation.run.folder import CHECKPOINT, Checkpoint
+from openmm_scoremd.trajectories.reading import load_replicas
 
 DATA = Path(__file__).parents[2] / "data"
 BEADS = (

@@ -5,8 +5,8 @@ import openmm
 import pytest
 
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.exact_density import ModelDensity
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.exact_density import ModelDensity
 from openmm_scoremd.simulation.exact_jumps import ExactJumps
 from openmm_scoremd.simulation.replica_forces import replicated
 from openmm_scoremd.simulation.replicas import ReplicaSimulation

@@ -11,6 +11,7 @@ import torch
 
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
 from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.training.config import (
     DataConfig,
@@ -20,7 +21,6 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
 )
 from openmm_scoremd.training.trainer import Trainer
-from openmm_scoremd.weights import load_weights
 
 
 def topology(n_beads: int) -> BeadTopology:

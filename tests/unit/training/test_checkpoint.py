@@ -11,7 +11,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_scoremd.errors import CheckpointError
-from openmm_scoremd.training.average import exponential_average
 from openmm_scoremd.training.checkpoint import (
     SCHEMA_VERSION,
     TrainingState,
@@ -20,6 +19,7 @@ from openmm_scoremd.training.checkpoint import (
     restore_tensors,
     save_checkpoint,
 )
+from openmm_scoremd.training.ema import exponential_average
 
 CONFIG = {"epochs": 3, "loss": {"t_min": 1e-5}, "network": {"widths": [3, 2]}}
 

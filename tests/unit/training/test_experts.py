@@ -7,13 +7,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from openmm_scoremd._io import sha256_of_file
+from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, ModelFileError
 from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.models.mixture import TimePartitionedMixture
 from openmm_scoremd.models.mlp import MLPEnergy, MLPScore
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.checkpoint import load_checkpoint
 from openmm_scoremd.training.config import (
     DataConfig,
@@ -27,7 +28,6 @@ from openmm_scoremd.training.config import (
 )
 from openmm_scoremd.training.experts import combine_experts, train_expert, train_mixture
 from openmm_scoremd.training.trainer import Trainer
-from openmm_scoremd.weights import load_weights
 
 WEIGHTS, CHECKPOINT = "weights.safetensors", "checkpoint.safetensors"
 INTERVALS = [(0.6, 1.0), (0.1, 0.6), (1e-5, 0.1)]

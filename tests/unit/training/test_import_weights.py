@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd.cli import main
+from openmm_scoremd.cli.main import main
 from openmm_scoremd.models.mixture import TimePartitionedMixture
-from openmm_scoremd.weights import load_weights
+from openmm_scoremd.models.weights import load_weights
 
 ROOT = Path(__file__).parents[3]
 PARITY = ROOT / "tests/data/parity"

@@ -9,9 +9,9 @@ from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.diffusion.fokker_planck import exact_residual
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.trainer import Trainer
-from openmm_scoremd.weights import load_weights
 
 SCHEDULE = VPSchedule()
 

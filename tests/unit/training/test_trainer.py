@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._io import sha256_of_file
+from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import ConfigurationError, NumericalError
 from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
 from openmm_scoremd.models.mlp import MLPEnergy
-from openmm_scoremd.training.build import training_dataset
+from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.checkpoint import load_checkpoint
 from openmm_scoremd.training.log import read_log
+from openmm_scoremd.training.setup import training_dataset
 from openmm_scoremd.training.trainer import Trainer
-from openmm_scoremd.weights import load_weights
 
 CHECKPOINT, WEIGHTS, LOG = "checkpoint.safetensors", "weights.safetensors", "log.csv"
 

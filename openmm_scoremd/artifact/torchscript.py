@@ -1,0 +1,282 @@
+"""The only owner of ``torch.jit``: scripting, saving and loading exported models.
+
+What the module of an exported model offers:
+
+- ``forward(positions) -> energy``: positions (M, 3) in nm, float32 or float64, to the scalar
+  potential energy in kJ/mol in the same precision. ``M`` is any multiple of the number of beads,
+  or the number of particles of a whole System where the buffer ``particle_indices`` (int64, empty
+  by default) says which of them are beads.
+- ``energy_and_forces(positions) -> (energy, forces)``, optional: the same without autograd, forces
+  (M, 3) in kJ/mol/nm. Older files, and networks without a written-out gradient, lack it.
+- ``score(x, t)``: standardised coordinates (B, N, D) and diffusion times (B,) to the score
+  (B, N, D).
+- ``metadata``: the JSON of :class:`~openmm_scoremd.artifact.metadata.ModelMetadata`, because
+  the XML of a TorchForce keeps attributes but drops the extra files of the archive.
+
+TorchScript archives are executable code: load only files whose origin you trust, or give their
+hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.jit import ScriptModule as ScriptModule  # the one place others take it from
+
+from openmm_scoremd._files.atomic import atomic_path
+from openmm_scoremd.artifact.metadata import METADATA_ENTRY, ModelArchive, read_archive
+from openmm_scoremd.errors import InvalidInputError, ModelFileError
+
+#: Name of the buffer that selects particles of a System.
+PARTICLE_BUFFER = "particle_indices"
+#: Name of the method that gives forces without autograd.
+EXPLICIT = "energy_and_forces"
+
+
+def script_module(module: nn.Module, *, methods: tuple[str, ...] = ()) -> ScriptModule:
+    """Compile a module to TorchScript, in evaluation mode.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A module that follows the contract above; put into evaluation mode.
+    methods : tuple of str
+        Methods to compile besides ``forward``.
+
+    Raises
+    ------
+    InvalidInputError
+        If TorchScript cannot compile it.
+    """
+    for name in methods:
+        torch.jit.export(getattr(type(module), name))
+    try:
+        scripted: ScriptModule = torch.jit.script(module.eval())
+    # The compiler raises its own types besides RuntimeError and NotImplementedError.
+    except Exception as error:
+        raise InvalidInputError(
+            f"{type(module).__name__} cannot be compiled to TorchScript: {error}"
+        ) from error
+    return scripted
+
+
+def save_module(module: ScriptModule, path: str | os.PathLike[str], metadata_json: str) -> None:
+    """Write a compiled module with its metadata, in one piece.
+
+    The bytes do not depend on the file name: the same module and metadata give the same file.
+
+    Parameters
+    ----------
+    module : ScriptModule
+        What to save.
+    path : path-like
+        The ``.pt`` file.
+    metadata_json : str
+        Becomes the extra file ``scoremd.json``.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older file of that name is then untouched.
+    """
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files={METADATA_ENTRY: metadata_json})  # type: ignore[no-untyped-call]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def load_module(
+    path: str | os.PathLike[str], *, device: str | torch.device, sha256: str | None = None
+) -> ScriptModule:
+    """Load an exported model after all checks of its file.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``.pt`` file.
+    device : str or torch.device
+        Where its tensors go.
+    sha256 : str, optional
+        Expected SHA-256 of the file; with another one none of its code runs.
+
+    Returns
+    -------
+    ScriptModule
+        In evaluation mode, without gradients for its weights.
+
+    Raises
+    ------
+    ModelFileError
+        If anything about the file is wrong.
+    InvalidInputError
+        If the device does not exist.
+    """
+    return load_archive(read_archive(path, sha256=sha256), device=device)
+
+
+def load_archive(archive: ModelArchive, *, device: str | torch.device) -> ScriptModule:
+    """Load the module of a file that was read already; as :func:`load_module`."""
+    target = checked_device(device)
+    try:
+        module: ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+            io.BytesIO(archive.content), map_location=target
+        )
+        _check_contract(module, archive)
+    except ModelFileError:
+        raise
+    # Damaged archives make torch raise RuntimeError, ValueError, pickle errors and others.
+    except Exception as error:
+        raise ModelFileError(
+            f"{archive.path} cannot be loaded as TorchScript ({_first_line(error)}); "
+            "export or fetch it again"
+        ) from error
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device that exists.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is unknown or torch sees no such device.
+    """
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    # AssertionError and RuntimeError for absent hardware, ImportError for absent backends.
+    except Exception as error:
+        raise InvalidInputError(
+            f"device {str(device)!r} cannot be used ({_first_line(error)}); "
+            "use 'cpu', or install the torch that fits your hardware"
+        ) from error
+    return target
+
+
+def select_particles(module: ScriptModule, particles: Sequence[int]) -> None:
+    """Make a loaded module take these rows of the positions that it is called with."""
+    current = getattr(module, PARTICLE_BUFFER)
+    setattr(
+        module,
+        PARTICLE_BUFFER,
+        torch.tensor(list(particles), dtype=torch.int64, device=current.device),
+    )
+
+
+def optimised(module: ScriptModule) -> ScriptModule:
+    """Return the module with weights and attributes folded in as constants, as TorchForce does."""
+    kept = [EXPLICIT] if hasattr(module, EXPLICIT) else None
+    frozen: ScriptModule = torch.jit.freeze(module, preserved_attrs=kept)
+    return frozen
+
+
+def returning_forces(module: ScriptModule) -> ScriptModule:
+    """Return a module whose ``forward`` gives energy and forces, for TorchForce.
+
+    Parameters
+    ----------
+    module : ScriptModule
+        A loaded model that :func:`has_explicit_forces`.
+    """
+    return script_module(_ReturningForces(module))
+
+
+def has_explicit_forces(module: ScriptModule) -> bool:
+    """Tell whether a loaded model computes its forces without autograd."""
+    return hasattr(module, EXPLICIT)
+
+
+class _ReturningForces(nn.Module):
+    def __init__(self, model: ScriptModule) -> None:
+        super().__init__()
+        self.model = model
+        self.metadata = model.metadata
+
+    # TorchScript reads annotations, which in this file are strings; it wants none for tensors.
+    def forward(self, positions):  # type: ignore[no-untyped-def]
+        return self.model.energy_and_forces(positions)
+
+
+def energy_and_forces(module: ScriptModule, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate a model.
+
+    Parameters
+    ----------
+    module : ScriptModule
+        A loaded model.
+    positions : Tensor, shape (M, 3), nm
+        On the device of the model.
+
+    Returns
+    -------
+    energy : Tensor, shape (), kJ/mol
+        Potential energy of all replicas together.
+    forces : Tensor, shape (M, 3), kJ/mol/nm
+        Its negative gradient.
+    """
+    if has_explicit_forces(module):
+        found, forces = module.energy_and_forces(positions.detach())
+        return found, forces
+    # Callers may sit inside torch.no_grad, OpenMM's threads included.
+    with torch.enable_grad():  # type: ignore[no-untyped-call]
+        leaf = positions.detach().requires_grad_(True)
+        energy: Tensor = module(leaf)
+        (gradient,) = torch.autograd.grad([energy], [leaf])
+    return energy.detach(), -gradient
+
+
+def tensor_digest(source: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all parameters and buffers, in hexadecimal.
+
+    It covers names, types, shapes and values in the order of the names. It depends neither on the
+    file name nor on ``particle_indices``, which belongs to a System and not to a model.
+
+    Parameters
+    ----------
+    source : nn.Module or mapping of str to Tensor
+        A module, compiled or not, or its tensors.
+    """
+    tensors = source if isinstance(source, Mapping) else _named_tensors(source)
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name != PARTICLE_BUFFER:
+            tensor = tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    # Not state_dict: after scripting it no longer tells persistent buffers from others.
+    return {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _check_contract(module: ScriptModule, archive: ModelArchive) -> None:
+    for name in ("score", "metadata", PARTICLE_BUFFER):
+        if not hasattr(module, name):
+            raise ModelFileError(f"{archive.path} has no {name}; it is no exported model")
+    if module.metadata != archive.metadata_json:
+        raise ModelFileError(
+            f"{archive.path}: the metadata in the module differ from those in {METADATA_ENTRY}; "
+            "somebody changed the file: export or fetch it again"
+        )
+    digest, expected = tensor_digest(module), archive.metadata.tensor_digest
+    if digest != expected:
+        raise ModelFileError(
+            f"{archive.path}: its tensors have digest {digest}, its metadata say {expected}; "
+            "somebody changed the file: export or fetch it again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,256 @@
+"""From a trained network to one TorchScript file that runs alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import os
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from openmm_scoremd._files.atomic import package_versions, sha256_of_file
+from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
+from openmm_scoremd.artifact.torchscript import (
+    ScriptModule,
+    energy_and_forces,
+    save_module,
+    script_module,
+    tensor_digest,
+)
+from openmm_scoremd.errors import InvalidInputError, ModelFileError
+from openmm_scoremd.export.exported import ExplicitModel, ExportedModel, FixedTimeEnergy
+from openmm_scoremd.export.folded import FoldedGraphTransformer
+from openmm_scoremd.models.base import EnergyModel, ScoreModel
+from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
+from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights
+from openmm_scoremd.units import thermal_energy
+
+#: Published score is taken here (arXiv 2506.17139, section 5).
+FORCE_TIME: Final = 1e-5
+
+#: Largest relative difference between the network in float64 and what is compiled. In float64 it
+#: shows that both are the same function; in float32 what remains is rounding, which grows with
+#: the weights: 1e-6 to 1e-5 for trained networks, far below what a thermostat does.
+EXPORT_TOLERANCE: Final = {torch.float32: 3e-5, torch.float64: 1e-10}
+#: What a file must reproduce when it is loaded, on any machine and device.
+SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+Precision = Literal["float32", "float64"]
+Network = TypeVar("Network", bound=ScoreModel)
+
+LICENCE = "MIT"
+CITATION = "M. Plainer et al., Consistent sampling and simulation, arXiv 2506.17139"
+
+
+def export_torchscript(
+    model: TrainedModel | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    t: float = FORCE_TIME,
+    dtype: Precision = "float32",
+) -> Path:
+    """Write a trained network as a TorchScript file for OpenMM.
+
+    The file maps positions (R * N, 3) in nm to the potential energy in kJ/mol at diffusion time
+    ``t``, for any number R of replicas, and holds the score at all times for iid sampling, its
+    metadata and self-test frames. It is written only if it agrees with the network in float64:
+    energies and forces to 1e-10 of the largest when compiled in float64, and to 1e-5 in float32, if
+    that is what is written.
+
+    Parameters
+    ----------
+    model : TrainedModel or path-like
+        Trained network, or its ``.safetensors`` file.
+    path : path-like
+        The ``.pt`` file.
+    t : float
+        Diffusion time whose score is the force; the published value is 1e-5.
+    dtype : {"float32", "float64"}
+        Precision of the weights in the file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ConfigurationError
+        If the network is not conservative; of a mixture, the expert that serves ``t``.
+    InvalidInputError
+        If ``t`` lies outside the times the network was trained for, or ``dtype`` is unknown.
+    ModelFileError
+        If the weights cannot be read, or the compiled model disagrees with the network.
+    """
+    trained = model if isinstance(model, TrainedModel) else load_weights(model)
+    weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
+    _check_time(t, trained)
+    network = require_energy_model(network_at(trained.model, t))
+    precision = _precision(dtype)
+    self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
+    exported = _build(network, trained, t=t, dtype=torch.float64)
+    _check_agreement(_compiled(exported), self_test, dtype=torch.float64, path=path)
+    if precision != torch.float64:
+        exported = _build(network, trained, t=t, dtype=precision)
+    exported.metadata = _metadata(
+        trained,
+        t=t,
+        dtype=dtype,
+        weights_sha256=weights_sha256,
+        tensor_digest=tensor_digest(exported),
+        self_test=self_test,
+    ).to_json()
+    scripted = _compiled(exported)
+    _check_agreement(scripted, self_test, dtype=precision, path=path)
+    save_module(scripted, path, exported.metadata)
+    return Path(path)
+
+
+def _precision(dtype: str) -> torch.dtype:
+    names = {"float32": torch.float32, "float64": torch.float64}
+    if dtype not in names:
+        raise InvalidInputError(f"dtype is {dtype!r}; choose from {', '.join(names)}")
+    return names[dtype]
+
+
+def _check_time(t: float, trained: TrainedModel) -> None:
+    lowest, highest = trained.description.t_min, trained.model.t_max
+    if not lowest <= t <= highest:
+        raise InvalidInputError(
+            f"t is {t}; the network was trained for diffusion times {lowest} to {highest}"
+        )
+
+
+def _build(
+    network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
+) -> ExportedModel:
+    # Folding multiplies weights together: in double precision, rounded once at the end.
+    double = _copy(network, torch.float64)
+    kind: type[ExportedModel]
+    force_energy: nn.Module
+    if isinstance(double, GraphTransformerEnergy):
+        kind, force_energy = ExplicitModel, FoldedGraphTransformer(double, t=t).to(dtype)
+    else:
+        kind, force_energy = ExportedModel, FixedTimeEnergy(_copy(network, dtype), t=t)
+    description = trained.description
+    model = trained.model
+    mixture = model if isinstance(model, TimePartitionedMixture) else None
+    exported = kind(
+        [_copy(expert, dtype) for expert in (mixture.networks if mixture else [model])],
+        list(mixture.boundaries) if mixture else [],
+        force_energy,
+        centred=network.translation_invariant,
+        n_beads=description.topology.n_beads,
+        scale=description.scale,
+        thermal_energy=thermal_energy(description.temperature),
+    )
+    for parameter in exported.parameters():
+        parameter.requires_grad_(False)
+    return exported
+
+
+def _compiled(exported: ExportedModel) -> ScriptModule:
+    explicit = ("energy_and_forces",) if isinstance(exported, ExplicitModel) else ()
+    return script_module(exported, methods=("score", *explicit))
+
+
+def _copy(network: Network, dtype: torch.dtype) -> Network:
+    return copy.deepcopy(network).to(device="cpu", dtype=dtype)
+
+
+def _reference_values(
+    network: EnergyModel, trained: TrainedModel, *, t: float, tolerance: float
+) -> SelfTest:
+    """Energies and forces of example frames, from the plain network in float64."""
+    description = trained.description
+    kt = thermal_energy(description.temperature)
+    frames = np.asarray(description.example_positions, dtype=np.float64)
+    x = torch.from_numpy(frames) / description.scale
+    times = torch.full((len(x),), t, dtype=torch.float64)
+    with torch.no_grad():
+        energy, score = _copy(network, torch.float64).energy_and_score(x, times)
+    padding = ((0, 0), (0, 0), (0, 3 - description.n_dims))
+    forces: NDArray[np.float64] = np.pad(score.numpy() * kt / description.scale, padding)
+    return SelfTest(
+        positions=np.pad(frames, padding),
+        energies=kt * energy.numpy(),
+        forces=forces,
+        tolerance=tolerance,
+    )
+
+
+def _check_agreement(
+    scripted: ScriptModule,
+    self_test: SelfTest,
+    *,
+    dtype: torch.dtype,
+    path: str | os.PathLike[str],
+) -> None:
+    tolerance = EXPORT_TOLERANCE[dtype]
+    for frame, energy, forces in zip(
+        self_test.positions, self_test.energies, self_test.forces, strict=True
+    ):
+        found_energy, found_forces = energy_and_forces(scripted, torch.tensor(frame))
+        # Not Python's max, which passes over NaN.
+        difference = np.max(
+            [
+                abs(float(found_energy) - energy) / max(np.abs(self_test.energies).max(), 1.0),
+                np.abs(found_forces.numpy() - forces).max() / max(np.abs(forces).max(), 1.0),
+            ]
+        )
+        if not difference <= tolerance:
+            raise ModelFileError(
+                f"the model compiled in {dtype} differs from the network by "
+                f"{difference:.2g} (allowed {tolerance:.2g}); {os.fspath(path)} was not written. "
+                "If only float32 differs, export with dtype='float64'"
+            )
+
+
+def _metadata(
+    trained: TrainedModel,
+    *,
+    t: float,
+    dtype: Precision,
+    weights_sha256: str,
+    tensor_digest: str,
+    self_test: SelfTest,
+) -> ModelMetadata:
+    description = trained.description
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return ModelMetadata(
+        title=description.title,
+        topology=description.topology,
+        temperature=description.temperature,
+        scale=description.scale,
+        n_dims=description.n_dims,
+        t=t,
+        t_min=description.t_min,
+        schedule=(description.schedule.beta_min, description.schedule.beta_max),
+        dtype=dtype,
+        architecture=_architecture(description),
+        dataset_sha256=description.dataset_sha256,
+        weights_sha256=weights_sha256,
+        tensor_digest=tensor_digest,
+        training=dict(description.training),
+        versions=package_versions(),
+        licence=LICENCE,
+        citation=CITATION,
+        created=now.isoformat(timespec="seconds"),
+        self_test=self_test,
+        bond_ranges=tuple((low, high) for low, high in description.bond_ranges),
+    )
+
+
+def _architecture(description: ModelDescription) -> dict[str, Any]:
+    architecture = dataclasses.asdict(description.network)
+    if description.experts:
+        architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]
+    return architecture

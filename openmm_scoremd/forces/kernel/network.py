@@ -1,0 +1,175 @@
+"""A folded graph transformer of a model file, evaluated by the C++ kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.forces.kernel.build import load_library
+
+#: Bead rows that one thread takes through the network together; their results stay in cache.
+ROWS_PER_BLOCK: Final = 80
+
+_GATE: Final = ("gate.of_new", "gate.of_old")
+_FIRST: Final = ("logits", "edge_query", "values", "moved", "bias", "nodes", *_GATE)
+_FEED_FORWARD: Final = ("first_weight", "first_bias", "second_weight", "second_bias", *_GATE)
+_ABSORBED: Final = ("query", "query_bias", "output", "bias", *_GATE)
+_FACTORISED: Final = ("query", "query_bias", "key_value", "output", "bias", *_GATE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """How reduced energies of standardised coordinates relate to positions in nm.
+
+    Attributes
+    ----------
+    inverse_scale : float, 1/nm
+        Standardised coordinates are positions times this.
+    energy : float, kJ/mol
+        Unit of the reduced energy.
+    """
+
+    inverse_scale: float
+    energy: float
+
+
+class NativeNetwork:
+    """Energies and forces of many replicas of one molecule, from the C++ kernel.
+
+    Parameters
+    ----------
+    buffers : mapping of str to Tensor
+        Buffers of a folded graph transformer, by their names in the model file.
+    heads : int
+        Its number of heads.
+    unit : Unit
+        Units of positions and energies.
+
+    Raises
+    ------
+    InvalidInputError
+        If the buffers are not those of a folded graph transformer.
+    MissingDependencyError
+        If the kernel cannot be compiled.
+    MemoryError
+        If memory is short.
+    """
+
+    def __init__(self, buffers: Mapping[str, Tensor], *, heads: int, unit: Unit) -> None:
+        names, layers = _tensor_names(buffers)
+        tensors = [buffers[name].detach().cpu().contiguous() for name in names]
+        nodes = buffers["first_attention.nodes"]
+        self.n_beads = len(nodes)
+        self._unit = unit
+        key_value = buffers.get("attentions.0.key_value")
+        head_width = 0 if key_value is None else len(key_value) // (2 * heads)
+        sizes = (self.n_beads, nodes.shape[1], heads, head_width, layers, ROWS_PER_BLOCK)
+        self._functions = _Functions(load_library(), nodes.dtype)
+        self._handle = self._functions.create(sizes, tensors)
+        # One workspace: calls from several threads take turns.
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._functions.destroy, self._handle)
+
+    def energies_and_forces(
+        self, positions: NDArray[np.float64], *, threads: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (R, N, 3), nm
+            Replicas. A NaN makes energy and forces of its replica NaN, and of no other.
+        threads : int
+            Most threads to use.
+
+        Raises
+        ------
+        InvalidInputError
+            If the shape does not fit.
+        MemoryError
+            If memory is short.
+        """
+        given = np.ascontiguousarray(positions, dtype=np.float64)
+        if given.ndim != 3 or given.shape[1:] != (self.n_beads, 3):
+            raise InvalidInputError(
+                f"positions have shape {given.shape}; it must be (replicas, {self.n_beads}, 3)"
+            )
+        energies, forces = np.empty(len(given)), np.empty_like(given)
+        with self._lock:
+            failed = self._functions.evaluate(
+                self._handle,
+                given.ctypes.data,
+                len(given),
+                self._unit.inverse_scale,
+                self._unit.energy,
+                max(1, threads),
+                energies.ctypes.data,
+                forces.ctypes.data,
+            )
+        if failed:
+            raise _out_of_memory()
+        return energies, forces
+
+
+class _Functions:
+    """The kernel's functions for one precision."""
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        suffix = str(dtype).removeprefix("torch.")
+        pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+        self._create = getattr(library, f"scoremd_create_{suffix}")
+        self._create.argtypes, self._create.restype = [pointer, pointer], pointer
+        self.destroy = getattr(library, f"scoremd_destroy_{suffix}")
+        self.destroy.argtypes, self.destroy.restype = [pointer], None
+        self.evaluate = getattr(library, f"scoremd_evaluate_{suffix}")
+        self.evaluate.argtypes = [pointer, pointer, size, real, real, ctypes.c_int, *2 * [pointer]]
+        self.evaluate.restype = ctypes.c_int
+
+    def create(self, sizes: tuple[int, ...], tensors: list[Tensor]) -> int:
+        """Return a handle; the tensors are copied."""
+        addresses = (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+        handle = self._create((ctypes.c_int64 * len(sizes))(*sizes), addresses)
+        if not handle:
+            raise _out_of_memory()
+        return int(handle)
+
+
+def _tensor_names(buffers: Mapping[str, Tensor]) -> tuple[list[str], int]:
+    """Names in the order of the kernel, and the number of layers."""
+    names = [f"first_attention.{name}" for name in _FIRST]
+    names += [f"first_feed_forward.{name}" for name in _FEED_FORWARD]
+    layer = 0
+    while f"attentions.{layer}.query" in buffers:
+        form = _FACTORISED if f"attentions.{layer}.key_value" in buffers else _ABSORBED
+        names += [f"attentions.{layer}.{name}" for name in form]
+        names += [f"feed_forwards.{layer}.{name}" for name in _FEED_FORWARD]
+        layer += 1
+    names += ["decoder", "decoder_bias"]
+    if missing := [name for name in names if name not in buffers]:
+        raise InvalidInputError(
+            f"the model has no {missing[0]}: it is no graph transformer, or was exported by an "
+            "older version; export it again, or use backend='torchforce' or 'pythonforce'"
+        )
+    dtypes = {buffers[name].dtype for name in names}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise InvalidInputError(
+            f"the model's tensors are of {', '.join(sorted(map(str, dtypes)))}; the kernel takes "
+            "float32 or float64, the same for all"
+        )
+    return names, layer + 1
+
+
+def _out_of_memory() -> MemoryError:
+    return MemoryError(
+        "not enough memory for the compiled kernel; use fewer replicas or another backend"
+    )

@@ -1,0 +1,380 @@
+"""Relative-entropy refinement: simulate, compare with the data, change the energy, again.
+
+Denoising score matching knows the slopes of the energy and hardly how deep two basins are that a
+barrier parts; the Fokker-Planck residual brings that down from noisier times, with errors of some
+tenths of kT. A simulation shows what is left. Each round simulates many replicas with the energy as
+it is, and changes the network that serves the time of the force so that the relative entropy of its
+distribution from the data falls (:mod:`openmm_scoremd.refinement.energy_fit`). No force labels, no
+priors, and no frames but those of the training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
+from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
+from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
+from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError
+from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
+from openmm_scoremd.model_file import Backend, ScoreModelFile
+from openmm_scoremd.models.base import EnergyModel
+from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.mixture import network_at
+from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights, save_weights
+from openmm_scoremd.refinement.energy_fit import (
+    EnergyFit,
+    FitReport,
+    FitSettings,
+    Frames,
+    SimulatedFrames,
+)
+from openmm_scoremd.refinement.folder import (
+    RECORD,
+    load_last_positions,
+    load_simulated,
+    read_record,
+    save_simulated,
+    write_record,
+)
+from openmm_scoremd.simulation.replicas import ReplicaSimulation
+
+WEIGHTS = "weights.safetensors"
+
+FloatArray = NDArray[np.float64]
+
+#: Called as ``progress(done, in_all, text)``; each round counts 2: its simulation and its fit.
+Progress = Callable[[float, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RefinementSettings:
+    """How often to simulate, and how.
+
+    Attributes
+    ----------
+    rounds : int
+        Simulations, each followed by a fit.
+    replicas : int
+        Copies of the molecule.
+    steps : int
+        Time steps of every copy in a round; a round begins where the one before ended.
+    interval : int
+        Time steps between frames.
+    discarded : float
+        Part of every round that is not used, while the replicas forget where they began.
+    timestep : float, ps
+        Time step.
+    friction : float, 1/ps
+        Friction.
+    backend : {"auto", "torchforce", "pythonforce", "compiled"}
+        Force class.
+    regions : int
+        Regions of shape whose populations are compared.
+    seed : int
+        Seed of everything.
+    fit : FitSettings
+        How the energy is changed in a round.
+
+    Raises
+    ------
+    ConfigurationError
+        If a number is out of range.
+    """
+
+    rounds: int = 4
+    replicas: int = 100
+    steps: int = 15_000
+    interval: int = 50
+    discarded: float = 0.25
+    timestep: float = 0.002
+    friction: float = 1.0
+    backend: Backend = "auto"
+    regions: int = 32
+    seed: int = 0
+    fit: FitSettings = dataclasses.field(default_factory=FitSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "replicas", "steps", "interval"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.regions < 2:
+            raise ConfigurationError(f"regions is {self.regions}; it must be at least 2")
+        if not 0.0 <= self.discarded < 1.0:
+            raise ConfigurationError(
+                f"discarded is {self.discarded}; it must be at least 0 and below 1"
+            )
+        if self.frames_per_replica < 1:
+            raise ConfigurationError(
+                f"{self.steps} steps with a frame every {self.interval} leave no frame; "
+                "simulate longer, or lower interval"
+            )
+
+    @property
+    def frames_per_replica(self) -> int:
+        """Frames of a replica and round that are used."""
+        return self.steps // self.interval - self.frames_discarded
+
+    @property
+    def frames_discarded(self) -> int:
+        """Frames of a replica and round that are not."""
+        return math.ceil(self.steps // self.interval * self.discarded)
+
+
+def refine(
+    weights: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    settings: RefinementSettings,
+    progress: Progress | None = None,
+) -> Path:
+    """Refine the energy of trained weights; the same call again goes on where it stopped.
+
+    Parameters
+    ----------
+    weights : path-like
+        Trained weights (``.safetensors``). Of a mixture only the expert that serves the time of the
+        force is changed.
+    data : path-like
+        The dataset (``.npz``) of their training; frames held back there are not used here either.
+    folder : path-like
+        New folder, or that of the same refinement. It gets weights, model and last frames of every
+        round, ``refinement.json``, and at the end ``weights.safetensors`` and ``run.json``.
+    settings : RefinementSettings
+        How.
+    progress : callable, optional
+        Progress report.
+
+    Returns
+    -------
+    Path
+        The refined weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds another refinement.
+    ConfigurationError
+        If the network that serves the time of the force is not conservative.
+    DatasetError
+        If it is not the dataset of the training.
+    NumericalError
+        If simulation or loss are not finite, or the simulation is nowhere near the data.
+    """
+    refinement = _Refinement(Path(weights), Path(data), Path(folder), settings)
+    return refinement.run(progress or (lambda _done, _total, _text: None))
+
+
+class _Refinement:
+    def __init__(
+        self, weights: Path, data: Path, folder: Path, settings: RefinementSettings
+    ) -> None:
+        self.inputs = {"weights": weights, "dataset": data}
+        self.settings = settings
+        self.trained = load_weights(weights)
+        self.dataset = _training_frames(self.trained.description, data)
+        _network(self.trained)  # an error before all the work
+        self.folder = folder
+        self.rounds = self._begin()
+        self.region = region_of_frames(self.dataset.positions, regions=settings.regions)
+
+    def run(self, progress: Progress) -> Path:
+        total = 2 * self.settings.rounds
+        for number in range(len(self.rounds), self.settings.rounds):
+            began = time.perf_counter()
+            trained = load_weights(self._weights(number))
+
+            def simulating(part: float, number: int = number) -> None:
+                progress(2 * number + part, total, "simulating")
+
+            def fitting(part: float, number: int = number) -> None:
+                progress(2 * number + 1 + part, total, "fitting")
+
+            frames = self._simulate(number, simulating)
+            report, simulated = self._fit(trained, frames, number, fitting)
+            save_simulated(self.folder, number, simulated, last_positions=frames[:, -1])
+            self._finish_round(trained, report, time.perf_counter() - began)
+        return self._finish()
+
+    def _begin(self) -> list[dict[str, Any]]:
+        """Return the rounds that are done, from the record in the folder."""
+        if (self.folder / RECORD).exists():
+            found, rounds = read_record(self.folder)
+            if found != self._identity():
+                raise CheckpointError(
+                    f"{self.folder} holds a refinement of other files or with other settings; "
+                    "give the same, or a new folder"
+                )
+            return rounds
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise CheckpointError(f"{self.folder} is not empty and holds no refinement")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return []
+
+    def _identity(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.settings)
+        # More rounds go on with the same refinement; the backend changes speed only.
+        del settings["rounds"], settings["backend"]
+        hashes = {name: sha256_of_file(path) for name, path in self.inputs.items()}
+        return {"settings": settings, **hashes}
+
+    def _weights(self, number: int) -> Path:
+        """Return the weights that round ``number`` simulates."""
+        if number == 0:
+            return self.inputs["weights"]
+        return self.folder / f"round_{number - 1}.safetensors"
+
+    def _simulate(self, number: int, progress: Callable[[float], None]) -> FloatArray:
+        """Return frames (replicas, frames, N, 3) of one round, all of them."""
+        settings = self.settings
+        path = export_torchscript(self._weights(number), self.folder / f"simulated_{number}.pt")
+        simulation = ReplicaSimulation(
+            ScoreModelFile(path),
+            replicas=settings.replicas,
+            seed=settings.seed + number,
+            timestep=settings.timestep,
+            friction=settings.friction,
+            backend=settings.backend,
+        )
+        simulation.set_positions(self._start(number))
+        n = settings.steps // settings.interval
+        frames = []
+        for i in range(n):
+            simulation.step(settings.interval)
+            frames.append(simulation.positions)
+            progress((i + 1) / n)
+        return np.stack(frames, axis=1)
+
+    def _start(self, number: int) -> FloatArray:
+        if number > 0:
+            return load_last_positions(self.folder, number - 1)
+        # Spread out: what lies behind barriers is visited from the start.
+        rng = np.random.default_rng(self.settings.seed)
+        weights = spreading_weights(self.dataset.positions)
+        chosen = rng.choice(self.dataset.n_frames, self.settings.replicas, p=weights)
+        frames = np.zeros((len(chosen), self.dataset.n_beads, 3))
+        frames[..., : self.dataset.n_dims] = self.dataset.positions[chosen]
+        return frames
+
+    def _fit(
+        self,
+        trained: TrainedModel,
+        frames: FloatArray,
+        number: int,
+        progress: Callable[[float], None],
+    ) -> tuple[FitReport, SimulatedFrames]:
+        """Change the network of ``trained``; return what it was simulated to do, too."""
+        description, scale = trained.description, trained.description.scale
+        network = _network(trained)
+        fit = EnergyFit(
+            network,
+            schedule=description.schedule,
+            t=FORCE_TIME,
+            times=_times(description, network),
+            augmentation=_augmentation(description),
+            settings=self.settings.fit,
+            seed=self.settings.seed + number,
+        )
+        positions = self._used(frames, centred=network.translation_invariant)
+        region = region_of_nearest(positions, reference=self.dataset.positions, region=self.region)
+        standardised = _standardised(positions, scale)
+        simulated = SimulatedFrames(
+            standardised, torch.from_numpy(region), fit.energies(standardised)
+        )
+        earlier = [load_simulated(self.folder, i) for i in range(number)]
+        pooled = fit.pooled(earlier, simulated)
+        data = Frames(_standardised(self.dataset.positions, scale), torch.from_numpy(self.region))
+        network.requires_grad_(True)
+        report = fit.run(data, pooled, progress=lambda done, total: progress(done / total))
+        return report, simulated
+
+    def _used(self, frames: FloatArray, *, centred: bool) -> FloatArray:
+        """Return the frames of a round that count, shape (frames, N, D)."""
+        used = frames[:, self.settings.frames_discarded :, :, : self.dataset.n_dims]
+        used = used.reshape(-1, *used.shape[2:])
+        return used - used.mean(axis=1, keepdims=True) if centred else used
+
+    def _finish_round(self, trained: TrainedModel, report: FitReport, seconds: float) -> None:
+        number = len(self.rounds)
+        row = {**dataclasses.asdict(report), "seconds": round(seconds, 1)}
+        rounds = [*self.rounds, row]
+        save_weights(self._described(trained, rounds), self.folder / f"round_{number}.safetensors")
+        self.rounds = rounds
+        # Last: with this the round is done.
+        write_record(self.folder, self._identity(), rounds)
+
+    def _described(self, trained: TrainedModel, rounds: list[dict[str, Any]]) -> TrainedModel:
+        before = self.trained.description.training
+        record = {
+            "weights_sha256": sha256_of_file(self.inputs["weights"]),
+            "settings": dataclasses.asdict(self.settings),
+            "rounds": rounds,
+            "hours": round(sum(row["seconds"] for row in rounds) / 3600.0, 3),
+        }
+        description = dataclasses.replace(
+            trained.description, training={**before, "refinement": record}
+        )
+        return TrainedModel(trained.model, description)
+
+    def _finish(self) -> Path:
+        path = self.folder / WEIGHTS
+        save_weights(load_weights(self._weights(self.settings.rounds)), path)
+        write_run_record(
+            self.folder,
+            arguments=dataclasses.asdict(self.settings),
+            seeds={"refinement": self.settings.seed},
+            inputs=dict(self.inputs),
+            results={"rounds": self.rounds},
+        )
+        return path
+
+
+def _training_frames(description: ModelDescription, path: Path) -> CGDataset:
+    """Return the frames that training saw."""
+    dataset = load_dataset(path)
+    if sha256_of_file(path) != description.dataset_sha256:
+        raise DatasetError(
+            f"the weights were not trained on {path}; give the dataset of their training, so that "
+            "frames held back stay unseen"
+        )
+    training, _ = split_of_training(description.training, dataset.n_frames)
+    return dataset.subset(np.sort(training))
+
+
+def _augmentation(description: ModelDescription) -> Literal["rotation", "none"]:
+    return (
+        "none" if description.training["config"]["data"]["augmentation"] == "none" else "rotation"
+    )
+
+
+def _network(trained: TrainedModel) -> EnergyModel:
+    """Return the network whose energy is simulated."""
+    return require_energy_model(network_at(trained.model, FORCE_TIME))
+
+
+def _times(description: ModelDescription, network: EnergyModel) -> Callable[[Tensor], Tensor]:
+    """Return how diffusion times of the network are drawn, as in its training."""
+    shape, t_max = description.network, network.t_max
+    if description.experts:
+        first = description.experts[0]
+        shape, t_max = first.network, first.t_max
+    if shape.noise_floor is None:
+        return UniformTimes(FORCE_TIME, t_max)
+    return BalancedTimes(description.schedule, shape.noise_floor, FORCE_TIME, t_max)
+
+
+def _standardised(positions: NDArray[np.floating], scale: float) -> Tensor:
+    return torch.from_numpy(np.asarray(positions / scale, dtype=np.float32))

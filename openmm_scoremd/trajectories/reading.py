@@ -1,0 +1,262 @@
+"""Trajectories of replicas: reading them back, and writing frames to one file."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_scoremd._files.atomic import atomic_path
+from openmm_scoremd.errors import DatasetError, InvalidInputError
+from openmm_scoremd.simulation.run.folder import SIDECAR, unbroken_segments
+
+logger = logging.getLogger(__name__)
+
+
+def load_replicas(
+    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str], *, n_beads: int
+) -> NDArray[np.float32]:
+    """Read DCD or XTC files of replicas.
+
+    Parameters
+    ----------
+    paths : sequence of path-like, or path-like
+        The files in order; or the folder of a run, of which frozen replicas are left out with a
+        warning in the log; or another folder, whose ``*.dcd`` and ``*.xtc`` files are taken in
+        order of their names.
+    n_beads : int
+        Beads of one replica.
+
+    Returns
+    -------
+    ndarray, shape (replicas, frames, n_beads, 3), nm
+        All frames; replicas with more frames than the shortest are cut at the end.
+
+    Raises
+    ------
+    DatasetError
+        If there are no files, or one is missing, no trajectory, cut off, empty, or has another
+        number of beads.
+    """
+    record = _run_record(paths)
+    if record is not None and len(record["files"]) != record["replicas"]:
+        n_replicas = int(record["replicas"])
+        together = _load(Path(str(paths)) / record["files"][0], n_replicas * n_beads)
+        frames = together.reshape(len(together), n_replicas, n_beads, 3)
+        return np.stack([frames[:, replica] for replica in _running(record)])
+    if record is not None:
+        files = [Path(str(paths)) / record["files"][replica] for replica in _running(record)]
+    else:
+        files = _files(paths)
+    replicas = [_load(file, n_beads) for file in files]
+    length = min(len(frames) for frames in replicas)
+    return np.stack([frames[:length] for frames in replicas])
+
+
+def replica_breaks(folder: str | os.PathLike[str]) -> dict[int, list[int]]:
+    """Return the frames at which replicas were started again, or jumped.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of a run, or any other, which has no breaks.
+
+    Returns
+    -------
+    dict of int to list of int
+        Frames by replica, counted as in the output of :func:`load_replicas`.
+
+    Raises
+    ------
+    DatasetError
+        If the run's record of its trajectories is damaged.
+    CheckpointError
+        Likewise.
+    """
+    record = _run_record(folder)
+    if record is None:
+        return {}
+    frozen = {int(replica) for replica in record["frozen"]}
+    running = [replica for replica in range(record["replicas"]) if replica not in frozen]
+    breaks: dict[int, list[int]] = {}
+    for replica, first, _ in unbroken_segments(folder):
+        if first > 0 and replica in running:
+            breaks.setdefault(running.index(replica), []).append(first)
+    return breaks
+
+
+def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> NDArray[np.float64]:
+    """Read frames to begin from.
+
+    Parameters
+    ----------
+    path : path-like
+        A ``.dcd``, ``.xtc`` or ``.pdb`` file of the beads.
+    n_beads : int
+        Beads of one replica.
+    n : int
+        Frames wanted: taken evenly from the file, or several times where it holds fewer.
+
+    Returns
+    -------
+    ndarray, shape (n, n_beads, 3), nm
+        Frames.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, is empty, or has another number of beads.
+    """
+    file = Path(path)
+    if file.suffix == ".pdb":
+        try:
+            frames = mdtraj.load_pdb(os.fspath(file)).xyz
+        # MDTraj raises many types on files that are no PDB.
+        except Exception as error:
+            raise DatasetError(f"{file} cannot be read as PDB ({error})") from error
+        _check_frames(file, frames, n_beads)
+    else:
+        frames = _load(file, n_beads)
+    if len(frames) < n:
+        chosen = np.arange(n) % len(frames)
+    else:
+        chosen = np.rint(np.linspace(0, len(frames) - 1, n)).astype(np.int64)
+    return np.asarray(frames[chosen], dtype=np.float64)
+
+
+def save_frames(frames: NDArray[np.floating], path: str | os.PathLike[str]) -> None:
+    """Write frames to one DCD file, whole or not at all.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (frames, N, 3), nm
+        What to write; stored as float32.
+    path : path-like
+        The ``.dcd`` file.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no frames or the shape is another.
+    """
+    in_angstrom = np.asarray(frames, dtype=np.float32) * np.float32(10.0)
+    if in_angstrom.ndim != 3 or in_angstrom.shape[2] != 3 or 0 in in_angstrom.shape:
+        raise InvalidInputError(
+            f"frames have shape {in_angstrom.shape}; they must be (frames, beads, 3)"
+        )
+    with (
+        atomic_path(path) as temporary,
+        mdtraj.formats.DCDTrajectoryFile(os.fspath(temporary), "w", force_overwrite=True) as file,
+    ):
+        file.write(in_angstrom)
+
+
+@contextmanager
+def without_c_output() -> Iterator[None]:
+    """Drop what C code prints: MDTraj's DCD reader greets every file on standard output."""
+    sys.stdout.flush()
+    _flush_c_streams()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        # Where standard output is no terminal, C keeps what it prints until its buffer is full.
+        _flush_c_streams()
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
+
+
+def _flush_c_streams() -> None:
+    ctypes.CDLL(None).fflush(None)
+
+
+def _run_record(
+    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+) -> dict[str, Any] | None:
+    """Return what a run says about its trajectories, if these are the folder of one."""
+    if not isinstance(paths, (str, os.PathLike)) or not (path := Path(paths) / SIDECAR).is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _running(record)
+        record["files"] = [str(name) for name in record["files"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path} is damaged ({error}); give the trajectory files") from error
+    return record
+
+
+def _running(record: dict[str, Any]) -> list[int]:
+    frozen = {int(replica) for replica in record["frozen"]}
+    if frozen:
+        logger.warning("%d replicas broke and are frozen; they are left out", len(frozen))
+    return [replica for replica in range(record["replicas"]) if replica not in frozen]
+
+
+def _files(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
+    if isinstance(paths, (str, os.PathLike)):
+        folder = Path(paths)
+        found = sorted([*folder.glob("*.dcd"), *folder.glob("*.xtc")])
+        files = found if folder.is_dir() else [folder]
+    else:
+        files = [Path(path) for path in paths]
+    if not files:
+        raise DatasetError(f"no .dcd files in {paths}; give a folder that holds some, or the files")
+    return files
+
+
+def _load(file: Path, n_beads: int) -> NDArray[np.float32]:
+    if not file.is_file():
+        raise DatasetError(f"{file} does not exist; give a folder that holds .dcd files, or files")
+    is_xtc = file.suffix == ".xtc"
+    reader = mdtraj.formats.XTCTrajectoryFile if is_xtc else mdtraj.formats.DCDTrajectoryFile
+    try:
+        with without_c_output(), reader(os.fspath(file)) as trajectory:
+            stored = trajectory.read()[0]
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        kind = "XTC" if is_xtc else "DCD"
+        raise DatasetError(
+            f"{file} cannot be read as {kind} ({error}); is it whole, and of a simulation?"
+        ) from error
+    if not is_xtc:
+        _check_announced(file, stored)
+    _check_frames(file, stored, n_beads)
+    nanometers: NDArray[np.float32] = stored if is_xtc else stored * np.float32(0.1)
+    return nanometers
+
+
+def _check_announced(file: Path, frames: NDArray[np.float32]) -> None:
+    # The reader passes over a frame that is not whole, and over all that should follow.
+    announced = _announced_frames(file)
+    if announced > len(frames):
+        raise DatasetError(
+            f"{file} announces {announced} frames and holds {len(frames)}; it was cut off: copy "
+            "it again, or leave it out"
+        )
+
+
+def _check_frames(file: Path, frames: NDArray[np.float32], n_beads: int) -> None:
+    if len(frames) == 0 or frames.shape[1] != n_beads:
+        raise DatasetError(
+            f"{file} has {len(frames)} frames of {frames.shape[1]} beads; "
+            f"the model has {n_beads} beads"
+        )
+
+
+def _announced_frames(file: Path) -> int:
+    with open(file, "rb") as content:
+        header = content.read(12)
+    little = header[:4] == b"\x54\x00\x00\x00"
+    return int.from_bytes(header[8:12], "little" if little else "big")

@@ -1,0 +1,798 @@
+"""The scoremd command: every step on a tiny molecule, and what it says when something is wrong."""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+import torch
+
+from openmm_scoremd._files.atomic import result_folder, sha256_of_file
+from openmm_scoremd.cli.commands import COMMANDS
+from openmm_scoremd.cli.main import main
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.weights import load_weights
+from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.simulation.speed import Plan, Timing
+from openmm_scoremd.training.trainer import Trainer
+from openmm_scoremd.trajectories.reading import load_replicas
+
+ROOT = Path(__file__).parents[3]
+TRAJECTORY = str(ROOT / "tests/data/alanine_dipeptide_200.dcd")
+TOPOLOGY = str(ROOT / "tests/data/alanine_dipeptide.pdb")
+CONFIG = """
+title: tiny
+network: {width: 8, layers: 1, heads: 2, head_width: 4, noise_floor: 0.1}
+hardware: {accelerator: cpu, backend: eager}
+epochs: 2
+batch_size: 16
+log_steps: 4
+checkpoint_seconds: 0
+data: {path: beads.npz}
+"""
+
+
+@dataclasses.dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+def scoremd(*arguments) -> Done:
+    """Run a command in this process and folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def coarse_grain(*options, output="beads.npz"):
+    return scoremd(
+        *("coarse-grain", TRAJECTORY, "--topology", TOPOLOGY),
+        *("--temperature", 300, "--output", output, *options),
+    )
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder in which every command has run, and what each of them said."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "tiny.yaml").write_text(CONFIG)
+    steps = {
+        "train": ("--config", "tiny.yaml", "--output", "run"),
+        "refine": (
+            *("run/weights.safetensors", "beads.npz", "refined", "--rounds", 1, "--replicas", 64),
+            *("--steps", 40, "--interval", 1, "--iterations", 2, "--timestep", 1e-6),
+        ),
+        "export": ("run/weights.safetensors", "tiny.pt"),
+        "info": ("tiny.pt",),
+        "sample": ("tiny.pt", "iid", "--frames", 6, "--steps", 8, "--seed", 3),
+        "plan": ("tiny.pt", "--replicas", 2, "--platform", "Reference", "--output", "plan.json"),
+        "simulate": ("tiny.pt", "md", "--replicas", 3, "--steps", 25, "--interval", 10),
+        "evaluate": ("tiny.pt", "beads.npz", "report", "--frames", 40, "--simulation", "md"),
+        "fokker-planck": (
+            "run/weights.safetensors",
+            *("--data", "beads.npz", "--output", "errors", "--frames", 5, "--times", 3),
+        ),
+    }
+    with chdir(folder):
+        said = {"coarse-grain": coarse_grain("--preset", "alanine-dipeptide")}
+        said |= {name: scoremd(name, *arguments) for name, arguments in steps.items()}
+    return folder, said
+
+
+@contextlib.contextmanager
+def chdir(folder):
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def there(workshop, monkeypatch):
+    """Be in the workshop; whatever a test does must leave its files as they are."""
+    folder, _ = workshop
+    before = snapshot(folder)
+    monkeypatch.chdir(folder)
+    yield folder
+    assert snapshot(folder) == before
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} | {
+        path: None for path in folder.rglob("*") if path.is_dir()
+    }
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestSteps:
+    # These two have tests of their own, with files and processes that no other command needs.
+    @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"import", "campaign"}))
+    def test_every_command_succeeds_and_prints_results_only(self, workshop, command):
+        said = workshop[1][command]
+        assert said.code == 0
+        assert said.out
+        assert "error" not in said.err
+        assert "%" not in said.out  # progress
+
+    def test_coarse_grain(self, workshop):
+        folder, said = workshop
+        assert said["coarse-grain"].out == (
+            "beads.npz: 200 frames of 5 beads at 300 K, scale 0.0939 nm\n"
+        )
+        dataset = load_dataset(folder / "beads.npz")
+        assert dataset.source_sha256 == sha256_of_file(TRAJECTORY)
+        assert dataset.scale == pytest.approx(0.0939, abs=5e-5)
+        for suffix in (".pdb", ".psf"):
+            topology = mdtraj.load_topology(folder / f"beads{suffix}")
+            assert [atom.name for atom in topology.atoms] == ["C", "N", "CA", "C", "N"]
+            assert topology.n_bonds == 4
+
+    def test_train(self, workshop):
+        folder, said = workshop
+        assert said["train"].out == (
+            "run/weights.safetensors: trained for 20 steps\n"
+            "next: scoremd export run/weights.safetensors MODEL.pt\n"
+        )
+        assert "run: 20 steps of 16 frames on cpu" in said["train"].err
+        assert "training: 100%" in said["train"].err
+        names = {path.name for path in (folder / "run").iterdir()}
+        assert names == {
+            *("checkpoint.safetensors", "weights.safetensors", "log.csv", "loss.png", "run.json")
+        }
+        description = load_weights(folder / "run/weights.safetensors").description
+        assert description.title == "tiny"
+        assert description.dataset_sha256 == sha256_of_file(folder / "beads.npz")
+
+    def test_refine(self, workshop):
+        folder, said = workshop
+        assert said["refine"].out == (
+            "refined/weights.safetensors: refined in 1 round(s)\n"
+            "next: scoremd export refined/weights.safetensors MODEL.pt\n"
+        )
+        assert "refinement: 100%" in said["refine"].err
+        assert load_weights(folder / "refined/weights.safetensors").description.title == "tiny"
+
+    def test_export_and_info(self, workshop):
+        folder, said = workshop
+        model = ScoreModelFile(folder / "tiny.pt")
+        assert model.metadata.weights_sha256 == sha256_of_file(folder / "run/weights.safetensors")
+        assert said["export"].out == said["info"].out
+        rows = dict(line.split("  ", 1) for line in said["info"].out.splitlines())
+        rows = {name: value.strip() for name, value in rows.items()}
+        assert rows["beads"] == "5 (C N CA C N)"
+        assert rows["temperature"] == "300 K"
+        assert rows["SHA-256"] == model.sha256
+        assert rows["self-test"] == "4 frames reproduced"
+        assert rows["training"].startswith("20 steps, 0.0")
+
+    def test_sample(self, workshop):
+        folder, said = workshop
+        assert said["sample"].out == "iid/iid.dcd: 6 independent frames\n"
+        frames = mdtraj.load(folder / "iid/iid.dcd", top=folder / "iid/topology.pdb").xyz
+        expected = ScoreModelFile(folder / "tiny.pt").sample(6, seed=3, n_steps=8)
+        np.testing.assert_allclose(frames, expected, atol=1e-5 * np.abs(expected).max())
+        record = json.loads((folder / "iid/run.json").read_text())
+        assert record["seeds"] == {"sampling": 3}
+        assert record["arguments"]["steps"] == 8
+        assert record["inputs"]["model"]["sha256"] == sha256_of_file(folder / "tiny.pt")
+
+    def test_simulate(self, workshop):
+        folder, said = workshop
+        assert said["simulate"].out.startswith("md: 3 replicas of 0.05 ps, 2 frames each, ")
+        assert load_replicas(folder / "md", n_beads=5).shape == (3, 2, 5, 3)
+        record = json.loads((folder / "md/run.json").read_text())
+        assert record["results"]["replica_steps"] == 75
+        assert record["results"]["replica_steps_per_second"] > 0.0
+        assert record["seeds"] == {"simulation": 0}
+        topology = mdtraj.load_topology(folder / "md/topology.psf")
+        assert topology.n_atoms == 5
+
+    def test_simulation_is_that_of_the_python_interface(self, workshop, here):
+        path, options = workshop[0] / "tiny.pt", {"seed": 4, "timestep": 0.001, "friction": 2.0}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        counts = ("--replicas", 3, "--steps", 25, "--interval", 10)
+        assert scoremd("simulate", path, here / "md", *counts, *words).code == 0
+        model = ScoreModelFile(path)
+        simulation = ReplicaSimulation(model, replicas=3, **options)
+        start = model.sample(3, seed=4)
+        simulation.set_positions(start)
+        simulation.add_trajectories(here / "expected", interval=10)
+        simulation.step(25)
+        found, expected = (load_replicas(here / name, n_beads=5) for name in ("md", "expected"))
+        np.testing.assert_array_equal(found, expected)
+        stored = mdtraj.load(here / "md" / "topology.pdb").xyz[0]
+        np.testing.assert_allclose(stored, start[0], atol=1e-4)
+
+    def test_best_backend(self, workshop, here, monkeypatch):
+        asked = []
+
+        def measured(_model, *, replicas, platforms):
+            asked.append((replicas, platforms))
+            timings = [
+                Timing("torchforce", "CPU", 3, 0.2),
+                Timing("pythonforce", "Reference", 3, 0.1),
+            ]
+            return Plan(tuple(timings), threads=1)
+
+        monkeypatch.setattr("openmm_scoremd.simulation.speed.measure_speeds", measured)
+        options = ("--replicas", 3, "--steps", 10, "--interval", 10, "--backend", "best")
+        said = scoremd("simulate", workshop[0] / "tiny.pt", here / "md", *options)
+        assert said.code == 0, said.err
+        assert "best: pythonforce on Reference, 30 replica-steps/s" in said.err
+        settings = json.loads((here / "md" / "run.json").read_text())["arguments"]
+        assert (settings["backend"], settings["platform"]) == ("pythonforce", "Reference")
+        more = ("--steps", 20, "--backend", "best", "--resume")
+        said = scoremd("simulate", workshop[0] / "tiny.pt", here / "md", *more)
+        assert said.code == 0, said.err
+        assert asked == [([3], None)]
+
+    def test_simulation_by_time_is_made_longer(self, workshop, here):
+        command = ("simulate", workshop[0] / "tiny.pt", "md", "--replicas", 2, "--interval", 5)
+        assert "2 replicas of 0.04 ps, 4 frames" in scoremd(*command, "--time", "40fs").out
+        done = scoremd("simulate", workshop[0] / "tiny.pt", "md", "--resume", "--time", "0.06ps")
+        assert "2 replicas of 0.06 ps, 6 frames each, 2 frames written now" in done.out
+        assert json.loads((here / "md/run.json").read_text())["results"]["replica_steps"] == 60
+        assert scoremd(*command, "--resume").code == 0
+        assert load_replicas("md", n_beads=5).shape == (2, 6, 5, 3)
+
+    def test_evaluate(self, workshop):
+        folder, said = workshop
+        names = {path.name for path in (folder / "report").iterdir()}
+        pictures = {"ramachandran.png", "dihedrals.png", "bonds.png"}
+        assert names == pictures | {"metrics.json", "report.html", "run.json"}
+        # One in five of 200 frames was held back from training.
+        assert "iid: 40 frames, against 40 of reference" in said["evaluate"].out
+        assert "simulation: 6 frames" in said["evaluate"].out
+        assert "P(φ > 0)" in said["evaluate"].out
+        assert said["evaluate"].out.endswith("pictures and numbers: report\n")
+
+    def test_metadata_as_json(self, there):
+        done = scoremd("info", "tiny.pt", "--json")
+        content = json.loads(done.out)
+        model = ScoreModelFile("tiny.pt")
+        assert content.pop("sha256") == model.sha256
+        assert content == json.loads(model.metadata.to_json())
+
+
+class TestBeads:
+    @pytest.mark.parametrize(
+        ("options", "names"),
+        [
+            (("--selection", "name CA"), ("CA",)),
+            (("--selection", "name CA or name CB"), ("CA", "CB")),
+            (("--indices", "8,4,6"), ("CA", "C", "N")),
+            (("--preset", "ca"), ("CA",)),
+        ],
+    )
+    def test_other_choices(self, here, options, names):
+        done = coarse_grain(*options, "--stride", 50)
+        if len(names) == 1:
+            # A single centred bead has no shape, and nothing to learn.
+            assert done.code == 2
+            assert "all coordinates" in done.err
+            assert not list(here.iterdir())
+            return
+        assert done.code == 0
+        dataset = load_dataset("beads.npz")
+        assert dataset.topology.names == names
+        assert dataset.n_frames == 4
+
+    def test_several_trajectories(self, here):
+        done = scoremd(
+            *("coarse-grain", TRAJECTORY, TRAJECTORY, "--topology", TOPOLOGY),
+            *("--temperature", 310.5, "--output", "two.npz", "--preset", "alanine-dipeptide"),
+        )
+        assert done.out.startswith("two.npz: 400 frames of 5 beads at 310.5 K")
+
+    def test_the_topology_read_is_not_replaced_by_that_of_the_beads(self, here):
+        atoms = Path(TOPOLOGY).read_text()
+        Path("beads.pdb").write_text(atoms)
+        done = coarse_grain("--preset", "alanine-dipeptide")
+        assert done.code == 2
+        assert "beads.pdb exists already" in done.err
+        assert Path("beads.pdb").read_text() == atoms
+        assert not Path("beads.npz").exists()
+
+
+class TestTraining:
+    def train(self, *options):
+        return scoremd("train", "--config", "tiny.yaml", *options)
+
+    def test_options_override_the_file_wherever_it_stands(self, workshop, here):
+        folder, _ = workshop
+        dataset = folder / "beads.npz"
+        done = scoremd(
+            *("train", "--data.path", dataset, "--epochs", 1),
+            *("--config", folder / "tiny.yaml", "--output", "short", "--title", "short [run]"),
+        )
+        assert "trained for 10 steps" in done.out
+        description = load_weights("short/weights.safetensors").description
+        assert description.title == "short [run]"
+        assert description.training["config"]["network"]["width"] == 8
+
+    def test_interrupted_and_resumed_gives_the_same(self, workshop, here, monkeypatch):
+        folder, _ = workshop
+        (here / "tiny.yaml").write_text(CONFIG.replace("beads.npz", str(folder / "beads.npz")))
+        train_step = Trainer._train_step
+
+        def interrupt(trainer, step):
+            if step == 9:
+                raise KeyboardInterrupt
+            return train_step(trainer, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_train_step", interrupt)
+            done = self.train("--output", "run")
+        assert done.code == 130
+        assert done.out == ""
+        assert "error: interrupted; the same command with --resume goes on" in done.err
+        assert not (here / "run/weights.safetensors").exists()
+
+        refused = self.train("--output", "run")
+        assert refused.code == 2
+        assert "run holds a training run already" in refused.err
+
+        done = self.train("--output", "run", "--resume")
+        assert done.code == 0
+        whole = load_weights(folder / "run/weights.safetensors").model.state_dict()
+        found = load_weights("run/weights.safetensors").model.state_dict()
+        assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+    def test_resuming_a_finished_run_changes_nothing(self, workshop, here):
+        folder, _ = workshop
+        (here / "tiny.yaml").write_text(CONFIG.replace("beads.npz", str(folder / "beads.npz")))
+        self.train("--output", "run")
+        before = sha256_of_file("run/weights.safetensors")
+        Path("run/log.csv").unlink()
+        done = self.train("--output", "run", "--resume")
+        assert done.code == 0
+        assert sha256_of_file("run/weights.safetensors") == before
+
+    def test_resuming_with_other_settings_or_nothing(self, there):
+        done = self.train("--output", "run", "--resume", "--seed", 7)
+        assert (done.code, done.out) == (2, "")
+        assert "another configuration; different: seed" in done.err
+        done = self.train("--output", "nothing", "--resume")
+        assert done.code == 2
+        assert "nothing to resume" in done.err
+
+
+#: Command line, and what the message must say.
+REFUSED = {
+    "unknown command": (["simulat"], "unknown command simulat (did you mean simulate?)"),
+    "unknown option": (["sample", "tiny.pt", "x", "--frame", "3"], "did you mean --frames?"),
+    "unknown flag": (["info", "tiny.pt", "--jsn"], "unknown option --jsn (did you mean --json?)"),
+    "unknown entry": (
+        ["train", "--config", "tiny.yaml", "--output", "x", "--network.widht", "3"],
+        "unknown option --network.widht (did you mean --network.width?)",
+    ),
+    "abbreviated entry": (
+        ["train", "--config", "tiny.yaml", "--output", "x", "--epoch", "3"],
+        "did you mean --epochs?",
+    ),
+    "entry out of range": (
+        ["train", "--config", "tiny.yaml", "--output", "x", "--epochs", "-3"],
+        "epochs is -3; it must be at least 1",
+    ),
+    "missing config": (["train", "--config", "no.yaml", "--output", "x"], "no.yaml"),
+    "missing output": (["train", "--config", "tiny.yaml"], "required: output"),
+    "missing dataset": (
+        ["train", "--config", "tiny.yaml", "--output", "x", "--data.path", "no.npz"],
+        "no.npz does not exist",
+    ),
+    "missing argument": (["info"], "required: model; see scoremd info --help"),
+    "missing model": (["info", "no.pt"], "no.pt cannot be read: No such file"),
+    "no model": (["sample", "beads.npz", "x"], "beads.npz is an archive without scoremd.json"),
+    "text": (["info", "tiny.yaml"], "tiny.yaml is no model file"),
+    "missing weights": (["export", "no.safetensors", "x.pt"], "no.safetensors is not a weights"),
+    "wrong weights": (["export", "tiny.yaml", "x.pt"], "tiny.yaml is not a weights file"),
+    "export over weights": (
+        ["export", "run/weights.safetensors", "run/weights.safetensors"],
+        "its name must end in .pt",
+    ),
+    "export at time 2": (
+        ["export", "run/weights.safetensors", "x.pt", "--time", "2"],
+        "t is 2.0; the network was trained for diffusion times",
+    ),
+    "no frames": (["sample", "tiny.pt", "x", "--frames", "0"], "0 is out of range; it must be"),
+    "negative frames": (["evaluate", "tiny.pt", "beads.npz", "x", "--frames", "-3"], "--frames"),
+    "half a frame": (["sample", "tiny.pt", "x", "--frames", "2.5"], "'2.5' is no whole number"),
+    "no sampler steps": (["sample", "tiny.pt", "x", "--steps", "0"], "--steps: 0 is out of range"),
+    "negative seed": (["sample", "tiny.pt", "x", "--seed", "-1"], "-1 is out of range"),
+    "huge seed": (["simulate", "tiny.pt", "x", "--seed", str(2**63)], "is out of range"),
+    "unknown solver": (["sample", "tiny.pt", "x", "--solver", "heun"], "invalid choice: 'heun'"),
+    "unknown device": (["sample", "tiny.pt", "x", "--device", "tpu"], "invalid choice: 'tpu'"),
+    "no replicas": (["simulate", "tiny.pt", "x", "--replicas", "0"], "0 is out of range"),
+    "backwards": (["simulate", "tiny.pt", "x", "--steps", "-4"], "-4 is out of range"),
+    "no frame in all steps": (
+        ["simulate", "tiny.pt", "x", "--steps", "50", "--interval", "100"],
+        "interval is 100 and steps 50",
+    ),
+    "no time": (["simulate", "tiny.pt", "x", "--time", "10 parsecs"], "'10 parsecs' is no time"),
+    "time and steps": (
+        ["simulate", "tiny.pt", "x", "--time", "1ps", "--steps", "9"],
+        "give --time or --steps, not both",
+    ),
+    "resume of something else": (["simulate", "tiny.pt", "run", "--resume"], "holds no run"),
+    "negative margin": (["simulate", "tiny.pt", "x", "--margin", "-1"], "margin is -1.0"),
+    "negative timestep": (["simulate", "tiny.pt", "x", "--timestep", "-1"], "timestep is -1.0 ps"),
+    "no friction": (["simulate", "tiny.pt", "x", "--friction", "0"], "friction is 0.0"),
+    "unknown platform": (
+        ["simulate", "tiny.pt", "x", "--platform", "Abacus"],
+        "extras, for example openmm[cuda12]",  # brackets are no markup
+    ),
+    "full folder": (["simulate", "tiny.pt", "md"], "md is not empty; give a new or empty folder"),
+    "full folder of samples": (["sample", "tiny.pt", "iid"], "iid is not empty"),
+    "full folder of a report": (["evaluate", "tiny.pt", "beads.npz", "report"], "is not empty"),
+    "file for a folder": (["sample", "tiny.pt", "tiny.yaml"], "tiny.yaml is a file"),
+    "missing reference": (["evaluate", "tiny.pt", "no.npz", "x"], "no.npz does not exist"),
+    "missing simulation": (
+        ["evaluate", "tiny.pt", "beads.npz", "x", "--simulation", "no"],
+        "no does not exist",
+    ),
+    "folder without a simulation": (
+        ["evaluate", "tiny.pt", "beads.npz", "x", "--simulation", "run"],
+        "no .dcd files in run",
+    ),
+    "surplus argument": (["info", "tiny.pt", "beads.npz"], "unrecognized arguments: beads.npz"),
+}
+
+
+class TestRefused:
+    @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+    def test_message_and_nothing_written(self, there, arguments, message):
+        done = scoremd(*arguments)
+        assert done.code == 2
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ((), "give exactly one of --preset, --selection and --indices"),
+            (("--preset", "ca", "--indices", "4"), "give exactly one of"),
+            (("--preset", "alanin"), "invalid choice: 'alanin'"),
+            (("--selection", "name XX"), "matches none of the 22 atoms"),
+            (("--selection", "nonsense((("), "is not MDTraj selection language"),
+            (("--indices", "4,22"), "they must lie in 0..21"),
+            (("--indices", "4,x"), "'4,x' is no list such as 4,6,8"),
+            (("--preset", "ca", "--stride", "0"), "0 is out of range"),
+            (("--preset", "ca", "--strid", "2"), "did you mean --stride?"),
+            (("--preset", "ca", "--temperature", "-300"), "must be positive and finite"),
+            (("--preset", "ca", "--temperature", "nan"), "must be positive and finite"),
+            (("--preset", "ca", "--topology", "no.pdb"), "topology no.pdb does not exist"),
+            (("--preset", "ca", "--output", "beads"), "its name must end in .npz"),
+        ],
+    )
+    def test_coarse_grain(self, here, options, message):
+        done = coarse_grain(*options)
+        assert done.code == 2
+        assert done.out == ""
+        assert message in done.err
+        assert not list(here.iterdir())
+
+    def test_missing_trajectory(self, here):
+        done = scoremd(
+            *("coarse-grain", "no.dcd", "--topology", TOPOLOGY, "--temperature", 300),
+            *("--output", "beads.npz", "--preset", "ca"),
+        )
+        assert done.code == 2
+        assert "trajectory no.dcd does not exist" in done.err
+
+    def test_reference_of_another_molecule(self, there, toy):
+        done = scoremd("evaluate", toy.path, "beads.npz", "x")
+        assert done.code == 2
+        assert "beads.npz has 5 beads in 3 dimensions and toy.pt has 4" in done.err
+
+    def test_simulation_of_another_molecule(self, there, toy, tmp_path):
+        options = ("--replicas", 2, "--steps", 2, "--interval", 1)
+        assert scoremd("simulate", toy.path, tmp_path / "md", *options).code == 0
+        done = scoremd("evaluate", "tiny.pt", "beads.npz", "x", "--simulation", tmp_path / "md")
+        assert done.code == 2
+        assert "2 frames of 4 beads; the model has 5 beads" in done.err
+
+    def test_system_errors_name_the_file(self, there):
+        done = scoremd("export", "run/weights.safetensors", "tiny.yaml/x.pt")
+        assert done.code == 2
+        assert "tiny.yaml/x.pt: cannot write: " in done.err
+        done = scoremd("sample", "tiny.pt", "tiny.yaml/x")
+        assert done.code == 2
+        assert "Not a directory" in done.err
+
+    def test_full_disk(self, there, monkeypatch):
+        def full(*_args):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "replace", full)
+        done = scoremd("export", "run/weights.safetensors", "tiny.pt")
+        assert done.code == 2
+        assert "error: tiny.pt: cannot write: No space left on device" in done.err
+        # The new folder is removed again: it is empty.
+        assert scoremd("sample", "tiny.pt", "x", "--frames", 2, "--steps", 2).code == 2
+
+    def test_direct_network_cannot_be_exported(self, workshop, here):
+        folder, _ = workshop
+        options = ("--network.output", "direct", "--epochs", 1)
+        done = scoremd(
+            *("train", "--config", folder / "tiny.yaml", "--output", "run", *options),
+            *("--data.path", folder / "beads.npz"),
+        )
+        assert done.code == 0
+        done = scoremd("export", "run/weights.safetensors", "x.pt")
+        assert done.code == 2
+        assert "has no energy, so it cannot be simulated" in done.err
+        assert not Path("x.pt").exists()
+
+
+class TestStopped:
+    def test_interrupted_before_anything_was_written(self, there, monkeypatch):
+        def interrupt(*_args, **_options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ScoreModelFile, "sample", interrupt)
+        for arguments in (("sample",), ("simulate",), ("evaluate", "beads.npz")):
+            done = scoremd(arguments[0], "tiny.pt", *arguments[1:], "x")
+            assert done.code == 130
+            assert done.out == ""
+            assert "error: interrupted" in done.err
+
+    @pytest.fixture
+    def stopping(self, monkeypatch):
+        """Return a function that makes OpenMM do something after step 52."""
+
+        def install(stop):
+            step = openmm.app.Simulation.step
+
+            def step_and_stop(simulation, n_steps):
+                for _ in range(n_steps):
+                    step(simulation, 1)
+                    if simulation.currentStep == 52:
+                        stop()
+
+            monkeypatch.setattr(openmm.app.Simulation, "step", step_and_stop)
+
+        return install
+
+    def simulate(self, workshop, *more):
+        options = ("--replicas", 2, "--steps", 100, "--interval", 5, *more)
+        return scoremd("simulate", workshop[0] / "tiny.pt", "md", *options)
+
+    @pytest.mark.usefixtures("here")
+    def test_ctrl_c_waits_until_no_file_is_half_written(self, workshop, stopping):
+        stopping(lambda: signal.raise_signal(signal.SIGINT))
+        done = self.simulate(workshop)
+        assert done.code == 130
+        assert "error: interrupted; the same command with --resume goes on" in done.err
+        found = load_replicas("md", n_beads=5)
+        assert 10 <= found.shape[1] < 20
+        # Its absence says that the run did not reach its end.
+        assert not Path("md/run.json").exists()
+        done = self.simulate(workshop, "--resume", "--interval", 7)
+        assert (done.code, "interval is 7 and was 5" in done.err) == (2, True)
+        assert self.simulate(workshop, "--resume").code == 0
+        assert Path("md/run.json").exists()
+        resumed = load_replicas("md", n_beads=5)
+        np.testing.assert_array_equal(resumed[:, : found.shape[1]], found)
+        assert resumed.shape[1] == 20
+
+    @pytest.mark.usefixtures("here")
+    def test_failure_of_openmm(self, workshop, stopping):
+        def fail():
+            raise openmm.OpenMMException("out of memory")
+
+        stopping(fail)
+        done = self.simulate(workshop)
+        assert done.code == 2
+        assert "OpenMM stopped after step 52: out of memory" in done.err
+        assert load_replicas("md", n_beads=5).shape[:2] == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("backend", "number"), [("torchforce", signal.SIGINT), ("pythonforce", signal.SIGTERM)]
+    )
+    def test_ctrl_c(self, workshop, here, backend, number):
+        if backend == "torchforce":
+            pytest.importorskip("openmmtorch")
+        folder, _ = workshop
+        command = (sys.executable, "-m", "openmm_scoremd", "simulate", folder / "tiny.pt", "md")
+        options = ("--replicas", "2", "--steps", "1000000", "--interval", "5")
+        process = subprocess.Popen(
+            [*command, *options, "--backend", backend],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120.0
+        state = Path("md/state.csv")
+        while not state.exists() or state.read_text().count("\n") < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60.0)
+        assert process.returncode == 130
+        assert out == ""
+        assert "error: interrupted" in err
+        assert "Traceback" not in err
+        assert load_replicas("md", n_beads=5).shape[0] == 2
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["", *COMMANDS])
+    def test_fits_a_terminal(self, monkeypatch, command):
+        monkeypatch.setenv("COLUMNS", "80")
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as stop:
+            main([command, "--help"] if command else ["--help"])
+        assert stop.value.code == 0
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        assert lines[0].startswith(f"usage: scoremd {command}".rstrip())
+
+    def test_every_command_is_listed_with_what_it_does(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main([])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        for name, function in COMMANDS.items():
+            assert f"  {name} " in text
+            assert function.__doc__.splitlines()[0] in text
+
+    def test_every_option_is_explained(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["simulate", "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for expected in (
+            "--replicas N number of replicas; 100 if not given",
+            "--seed N seed of all random numbers; 0 if not given",
+            "--backend {auto,torchforce,pythonforce,compiled,best} how OpenMM evaluates",
+            "--device {cpu,cuda} where independent frames are drawn (default: cpu)",
+            "--timestep X in ps; 0.002 if not given",
+        ):
+            assert expected in text
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["--version"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.strip() == importlib.metadata.version("openmm-scoremd")
+
+    def test_the_command_is_installed(self):
+        (entry,) = importlib.metadata.entry_points(group="console_scripts", name="scoremd")
+        assert entry.load() is main
+
+    def test_is_quick(self):
+        code = (
+            "import sys\n"
+            "from openmm_scoremd.cli.main import main\n"
+            "try: main(['simulate', '--help'])\n"
+            "finally: print(*sys.modules, file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        loaded = set(done.stderr.split())
+        assert "openmm_scoremd.cli.commands" in loaded
+        assert loaded.isdisjoint({"torch", "openmm", "mdtraj", "numpy", "jsonargparse"})
+
+
+def commands_in_the_documentation():
+    patterns = ("README.md", "docs/*.md", "torchscript_models/*.md", "examples/*.yaml")
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths).replace("\\\n", " ")
+    # Those of campaign files have names in braces, which a campaign fills in.
+    return re.findall(r"^#? *(scoremd [a-z-]+ [^{}\n]*)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", commands_in_the_documentation())
+def test_commands_in_the_documentation_can_be_given(monkeypatch, line):
+    words = shlex.split(line, comments=True)[1:]
+    called = []
+
+    @functools.wraps(COMMANDS[words[0]])
+    def record(*_arguments, **options):
+        called.append(options)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setitem(COMMANDS, words[0], record)
+    monkeypatch.setattr("openmm_scoremd.cli.main.train", record)
+    done = scoremd(*words)
+    assert (done.code, done.err) == (0, "")
+    assert len(called) == 1
+
+
+def test_documentation_shows_how_to_train_and_to_simulate():
+    shown = {line.split()[1] for line in commands_in_the_documentation()}
+    assert shown >= {"coarse-grain", "train", "export", "simulate", "evaluate"}
+
+
+@pytest.mark.usefixtures("here")
+def test_through_a_pipe_standard_output_holds_results_only():
+    # Not in this process: the C code of MDTraj prints, and keeps what it prints until the end.
+    command = [
+        *(sys.executable, "-W", "error", "-m", "openmm_scoremd", "coarse-grain", TRAJECTORY),
+        *("--topology", TOPOLOGY, "--temperature", "300", "--output", "beads.npz"),
+        *("--preset", "alanine-dipeptide"),
+    ]
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "beads.npz: 200 frames of 5 beads at 300 K, scale 0.0939 nm\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.usefixtures("here")
+def test_warnings_go_to_standard_error(workshop, capsys, monkeypatch):
+    folder, _ = workshop
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    content = dict(np.load(folder / "beads.npz"))
+    np.savez("hot.npz", **{**content, "temperature": np.array(350.0)})
+    code = main(["evaluate", str(folder / "tiny.pt"), "hot.npz", "out", "--frames", "20"])
+    captured = capsys.readouterr()
+    assert code == 0
+    assert "WARNING: hot.npz is of 350 K and tiny.pt of 300 K" in captured.err
+    assert "WARNING" not in captured.out
+
+
+class TestResultFolder:
+    def test_files_that_may_be_there(self, tmp_path):
+        (tmp_path / ".lock").touch()
+        with result_folder(tmp_path, besides=frozenset({".lock"})) as folder:
+            assert folder == tmp_path
+        with pytest.raises(InvalidInputError, match="not empty"), result_folder(tmp_path):
+            pass
+
+    def test_new_folder_with_parents(self, tmp_path):
+        with result_folder(tmp_path / "a" / "b") as folder:
+            (folder / "file").write_text("x")
+        assert (tmp_path / "a" / "b" / "file").exists()
+
+    def test_empty_folder_that_was_there_stays(self, tmp_path):
+        with result_folder(str(tmp_path)) as folder:
+            assert folder == tmp_path
+        assert tmp_path.is_dir()
+
+    def test_new_folder_that_stayed_empty_goes(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "new"):
+            raise ZeroDivisionError
+        assert not (tmp_path / "new").exists()
+
+    def test_what_was_written_before_an_error_stays(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "new") as folder:
+            (folder / "file").write_text("x")
+            raise ZeroDivisionError
+        assert (tmp_path / "new" / "file").exists()
+
+    def test_full_folder_and_file(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(InvalidInputError, match="is not empty"), result_folder(tmp_path):
+            pass
+        with pytest.raises(InvalidInputError, match="is a file"), result_folder(tmp_path / "file"):
+            pass

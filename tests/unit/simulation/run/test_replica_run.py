@@ -1,0 +1,496 @@
+"""Runs that are stopped anywhere and go on to the same; runs that may not go on."""
+
+import logging
+import os
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+
+from openmm_scoremd.errors import CheckpointError, InvalidInputError, NumericalError
+from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.replica_forces import replicated
+from openmm_scoremd.simulation.run.folder import CHECKPOINT, unbroken_segments
+from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
+from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.trajectories.reading import load_replicas
+
+SHIPPED = Path(__file__).parents[4] / "torchscript_models" / "alanine_dipeptide.pt"
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+PLATFORMS = ["Reference", "CPU"]
+VARIANTS = {
+    "plain": {},
+    "one file": {"files": "combined"},
+    "xtc": {"format": "xtc"},
+    "equilibrated": {"equilibration": 30},
+    "jumps": {"jump_interval": 70},
+}
+
+
+def extend(pair, folder, *steps):
+    """Go on with a run to these numbers of steps, one after another."""
+    for count in steps:
+        with ReplicaRun.resume(pair, folder, steps=count) as run:
+            assert run.step <= count
+            assert run.advance()
+            assert run.step == count
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize(
+        ("platform", "variant"),
+        [*(("Reference", variant) for variant in VARIANTS), ("CPU", "plain")],
+    )
+    def test_pieces_make_the_same_run(
+        self, pair, start_run, finished_run, contents, tmp_path, platform, variant
+    ):
+        settings = {"platform": platform, **VARIANTS[variant]}
+        expected = contents(finished_run(**settings))
+        with start_run("pieces", **{**settings, "steps": 70}) as run:
+            run.advance()
+        extend(pair, tmp_path / "pieces", 95, 140, 220)
+        assert contents(tmp_path / "pieces") == expected
+
+    def test_state_of_the_last_step_is_the_same(self, pair, start_run, finished_run, tmp_path):
+        finished_run()
+        with start_run("pieces", steps=37) as run:
+            run.advance()
+        extend(pair, tmp_path / "pieces", 220)
+        for name in ("straight", "pieces"):
+            with ReplicaRun.resume(pair, tmp_path / name) as run:
+                found = run.simulation.phase_space()
+                time = run.simulation.simulation.context.getTime()._value
+            if name == "straight":
+                expected = found
+            assert time == pytest.approx(0.44)
+        np.testing.assert_array_equal(found, expected)
+
+    @pytest.mark.parametrize("victim", [1, 2, 3])
+    def test_killed_before_a_checkpoint_is_in_place(
+        self, pair, start_run, finished_run, contents, tmp_path, monkeypatch, victim
+    ):
+        expected = contents(finished_run())
+        replace, checkpoints = os.replace, []
+
+        def die(source, target):
+            if str(target).endswith(CHECKPOINT):
+                checkpoints.append(target)
+                if len(checkpoints) == victim:
+                    raise Killed
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("openmm_scoremd.simulation.run.stepping._PIECE_SECONDS", 1e-9)
+            patch.setattr(os, "replace", die)
+            with pytest.raises(Killed), start_run("run", checkpoint_seconds=0.0) as run:
+                run.advance()
+        if victim > 1:
+            with ReplicaRun.resume(pair, tmp_path / "run") as run:
+                assert run.advance()
+            assert contents(tmp_path / "run") == expected
+        else:
+            # Not even begun: nothing is left that could be in the way.
+            assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("settings", [{}, {"format": "xtc"}, {"files": "combined"}])
+    def test_torn_frames_and_headers_are_mended(
+        self, pair, start_run, finished_run, contents, tmp_path, settings
+    ):
+        expected = contents(finished_run(**settings))
+        with start_run("torn", **{**settings, "steps": 90}) as run:
+            run.advance()
+        for path in (tmp_path / "torn").iterdir():
+            if path.suffix in (".dcd", ".xtc", ".npy", ".csv"):
+                with open(path, "r+b") as file:
+                    if path.suffix == ".dcd":
+                        file.seek(8)
+                        file.write(b"\xff\xff\xff\x00")
+                    file.seek(0, os.SEEK_END)
+                    file.write(b"\x01" * 37)
+        (tmp_path / "torn" / "trajectories.json").write_text("{")
+        (tmp_path / "torn" / ".checkpoint-12ab34cd.part.npz").write_text("half a checkpoi")
+        extend(pair, tmp_path / "torn", 220)
+        assert contents(tmp_path / "torn") == expected
+        assert not list((tmp_path / "torn").glob(".*"))
+
+    def test_a_run_without_a_checkpoint_begins_again(
+        self, pair, start_run, finished_run, contents, tmp_path, chain
+    ):
+        expected = contents(finished_run())
+        with start_run("run", steps=220) as run:
+            run.simulation.step(33)
+        (tmp_path / "run" / CHECKPOINT).unlink()
+        with pytest.raises(CheckpointError, match="began from other frames"):
+            ReplicaRun.resume(pair, tmp_path / "run")
+        with ReplicaRun.resume(pair, tmp_path / "run", start=chain(4, 2)) as run:
+            run.advance()
+        assert contents(tmp_path / "run") == expected
+
+    def test_another_platform_goes_on_from_the_same_state(
+        self, pair, start_run, tmp_path, monkeypatch, caplog
+    ):
+        with start_run("run", steps=40) as run:
+            run.advance()
+            expected = run.simulation.phase_space()
+        monkeypatch.setattr(
+            "openmm_scoremd.simulation.run.start.openmm.version.full_version", "other"
+        )
+        with ReplicaRun.resume(pair, tmp_path / "run", steps=60) as run:
+            np.testing.assert_array_equal(run.simulation.phase_space(), expected)
+            assert run.step == 40
+            noise = run.simulation.simulation.integrator.getRandomNumberSeed()
+            run.advance()
+        assert "not bit by bit" in caplog.text
+        with start_run("other", steps=40) as run:
+            assert run.simulation.simulation.integrator.getRandomNumberSeed() != noise
+
+    def test_stopped_from_outside(self, start_run):
+        with start_run(steps=100_000) as run:
+            asked = []
+
+            def stop():
+                asked.append(run.step)
+                return len(asked) > 3
+
+            assert not run.advance(stop=stop)
+            assert 0 < run.step < 100_000
+
+    def test_memory_holds_a_bounded_number_of_frames(
+        self, start_run, finished_run, contents, tmp_path, monkeypatch
+    ):
+        expected = contents(finished_run())
+        monkeypatch.setattr("openmm_scoremd.simulation.run.recording._BUFFER_FRAMES", 3)
+        with start_run("run") as run:
+            run.advance()
+            assert run._recorder._buffer.shape == (3, 4, 2, 3)
+        assert contents(tmp_path / "run") == expected
+
+
+class TestRefusals:
+    def test_another_model(self, start_run, make_toy, tmp_path):
+        start_run().close()
+        other = make_toy("other.pt", n_beads=2, title="other")
+        with pytest.raises(CheckpointError, match="another model"):
+            ReplicaRun.resume(ScoreModelFile(other.path), tmp_path / "run")
+
+    def test_other_settings(self, start_run, tmp_path):
+        start_run().close()
+        settings = stored_settings(tmp_path / "run")
+        settings.check_given({"replicas": 4, "steps": 500, "interval": None})
+        with pytest.raises(CheckpointError, match="interval is 30 and was 20"):
+            settings.check_given({"interval": 30})
+
+    def test_other_forces(self, pair, start_run, tmp_path):
+        start_run().close()
+        spring = openmm.HarmonicBondForce()
+        spring.addBond(0, 1, 0.2, 10.0)
+        with pytest.raises(CheckpointError, match="added forces"):
+            ReplicaRun.resume(pair, tmp_path / "run", prepare_system=replicated([spring]))
+
+    def test_fewer_steps_than_done(self, pair, finished_run):
+        folder = finished_run()
+        with pytest.raises(InvalidInputError, match="steps is 200, but 220 are done"):
+            ReplicaRun.resume(pair, folder, steps=200)
+
+    def test_two_processes_in_one_folder(self, pair, start_run, tmp_path):
+        with (
+            start_run() as run,
+            pytest.raises(CheckpointError, match="another process works in"),
+        ):
+            ReplicaRun.resume(pair, run.folder)
+        ReplicaRun.resume(pair, tmp_path / "run").close()
+
+    def test_a_folder_with_files(self, start_run, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "precious").write_text("x")
+        with pytest.raises(InvalidInputError, match="not empty"):
+            start_run()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+    @pytest.mark.parametrize("name", ["replica_0002.dcd", "state.npy"])
+    def test_files_that_are_gone_or_cut(self, pair, finished_run, name):
+        folder = finished_run()
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(CheckpointError, match=f"{name} has .* bytes; at the last checkpoint"):
+            ReplicaRun.resume(pair, folder, steps=300)
+        path.unlink()
+        with pytest.raises(CheckpointError, match=f"{name} is missing"):
+            ReplicaRun.resume(pair, folder, steps=300)
+
+    def test_start_frames_outside_the_limits(self, pair, tmp_path, chain):
+        frames = chain(4, 2)
+        frames[2] *= 10.0
+        settings = RunSettings(replicas=4, steps=10, interval=5)
+        with pytest.raises(InvalidInputError, match="1 of 4 start frames are outside the limits"):
+            ReplicaRun.start(pair, tmp_path / "run", settings, start=frames)
+        assert not (tmp_path / "run").exists()
+
+
+class TestWhatIsWritten:
+    def test_frames_belong_to_their_steps(self, pair, start_run, finished_run, tmp_path):
+        folder = finished_run("many", interval=20)
+        found = load_replicas(folder, n_beads=2)
+        assert found.shape == (4, 11, 2, 3)
+        with start_run("one", steps=80) as run:
+            run.advance()
+            expected = run.simulation.positions
+        expected -= expected.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(found[:, 3], expected, atol=1e-6)
+
+    def test_formats_hold_the_same_frames(self, finished_run):
+        expected = load_replicas(finished_run("dcd"), n_beads=2)
+        for name, settings in (
+            ("xtc", {"format": "xtc"}),
+            ("all", {"files": "combined"}),
+            ("all_xtc", {"files": "combined", "format": "xtc"}),
+        ):
+            found = load_replicas(finished_run(name, **settings), n_beads=2)
+            np.testing.assert_allclose(found, expected, atol=2e-6)
+
+    @pytest.mark.parametrize("suffix", ["dcd", "xtc"])
+    def test_others_read_them(self, finished_run, suffix):
+        folder = finished_run(format=suffix)
+        read = mdtraj.load(folder / f"replica_0001.{suffix}", top=folder / "topology.pdb")
+        assert len(read) == 11
+        if suffix == "xtc":
+            np.testing.assert_allclose(read.time, 0.04 * np.arange(1, 12), rtol=1e-5)
+        folder = finished_run("all", files="combined", format=suffix)
+        together = mdtraj.load(folder / f"replicas.{suffix}", top=folder / "replicas.pdb")
+        assert together.n_atoms == 8
+        np.testing.assert_allclose(together.xyz[:, 2:4], read.xyz, atol=2e-6)
+
+    def test_state_data(self, pair, finished_run):
+        folder = finished_run(steps=1600, replicas=20)
+        state = np.load(folder / "state.npy")
+        assert state.shape == (8, 20, 2)
+        assert state[:, :, 1].mean() == pytest.approx(300.0, rel=0.1)
+        frames = load_replicas(folder, n_beads=2)[:, 9].astype(np.float64)
+        np.testing.assert_allclose(state[0, :, 0], pair.potential_energy(frames), rtol=1e-3)
+        rows = np.genfromtxt(folder / "state.csv", delimiter=",", names=True)
+        assert rows["step"].tolist() == list(range(200, 1601, 200))
+        assert rows["temperature_K"][0] == pytest.approx(state[0, :, 1].mean(), abs=0.01)
+        assert (rows["ns_per_day"] > 0.0).all()
+
+    def test_start_frames_of_a_file(self, pair, finished_run, tmp_path):
+        trajectory = finished_run() / "replica_0000.dcd"
+        settings = RunSettings(replicas=3, steps=10, interval=5)
+        with ReplicaRun.start(pair, tmp_path / "new", settings, start=trajectory) as run:
+            expected = load_replicas(trajectory, n_beads=2)[0, [0, 5, 10]]
+            np.testing.assert_allclose(run.simulation.positions, expected, atol=1e-6)
+
+    def test_equilibration_is_not_written(self, start_run):
+        with start_run(equilibration=45) as run:
+            assert run.step == -45
+            run.advance()
+            assert (run.step, run.frames) == (220, 11)
+            assert run.simulation.simulation.context.getTime()._value == pytest.approx(0.44)
+
+
+def break_replica(run, positions_of_two_beads, *, at, replica=2):
+    """Go on to a step and put something else in the place of a replica."""
+    run.simulation.simulation.step(at - run.step)
+    positions, velocities = run.simulation.phase_space()
+    positions[replica] = positions_of_two_beads
+    run.simulation.set_phase_space(positions, velocities)
+
+
+NAN = np.array([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0]])
+TORN = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+class TestGuards:
+    @pytest.mark.parametrize(("bad", "reason"), [(NAN, "NaN"), (TORN, "bond 0-1 is 2.0000 nm")])
+    @pytest.mark.parametrize("on_failure", ["restart", "freeze"])
+    def test_one_replica_breaks_and_the_others_notice_nothing(
+        self, start_run, finished_run, tmp_path, platform, bad, reason, on_failure, caplog
+    ):
+        straight = load_replicas(finished_run(platform=platform), n_beads=2)
+        # Looked at every 20 steps, and at every NaN on CPU.
+        with start_run("run", platform=platform, on_failure=on_failure) as run:
+            run._stepper.advance()
+            while run.step < 60:
+                run._stepper.advance()
+            good = run.simulation.phase_space()
+            break_replica(run, bad, at=60)
+            with caplog.at_level(logging.WARNING):
+                run.advance()
+            (path,) = (tmp_path / "run" / "failures").iterdir()
+            assert path.name.startswith("replica_0002_step_")
+            marks = run.marks
+        assert reason[:3] in caplog.text
+        saved = np.load(path)
+        np.testing.assert_array_equal(saved["good_positions"], good[0][2])
+        np.testing.assert_array_equal(saved["good_velocities"], good[1][2])
+        assert saved["reason"].item().startswith(("a coordinate is NaN", "bond 0-1 is"))
+        assert not np.isfinite(saved["bad_positions"]).all() or np.ptp(saved["bad_positions"]) > 0.5
+        others = [0, 1, 3]
+        if on_failure == "freeze":
+            assert marks.frozen == {2: 3}
+            found = load_replicas(tmp_path / "run", n_beads=2)
+            np.testing.assert_array_equal(found, straight[others])
+            frozen = load_replicas(tmp_path / "run" / "replica_0002.dcd", n_beads=2)[0]
+            np.testing.assert_array_equal(frozen, straight[2, :3])
+            assert (2, 0, 3) in unbroken_segments(tmp_path / "run")
+            return
+        found = load_replicas(tmp_path / "run", n_beads=2)
+        np.testing.assert_array_equal(found[others], straight[others])
+        np.testing.assert_array_equal(found[2, :3], straight[2, :3])
+        assert np.isfinite(found).all()
+        lengths = np.linalg.norm(found[2, :, 1] - found[2, :, 0], axis=-1)
+        assert (lengths < 0.75).all()
+        (entry,) = marks.breaks
+        assert (entry["replica"], entry["frame"], entry["cause"]) == (2, 3, "restart")
+        segments = unbroken_segments(tmp_path / "run")
+        assert segments == [(0, 0, 11), (1, 0, 11), (2, 0, 3), (2, 3, 11), (3, 0, 11)]
+
+    def test_a_replica_that_broke_stops_the_run(self, pair, start_run, tmp_path, platform):
+        with start_run("run", platform=platform, on_failure="stop") as run:
+            break_replica(run, NAN, at=10)
+            with pytest.raises(NumericalError, match=r"replica 2 broke at step \d+: a coordinate"):
+                run.advance()
+        # The last checkpoint is that of the beginning, when all was well.
+        with ReplicaRun.resume(pair, tmp_path / "run") as run:
+            assert run.advance()
+
+    def test_restarts_are_the_same_when_resumed(
+        self, pair, start_run, contents, tmp_path, platform
+    ):
+        for name, stop_at in (("straight", 220), ("pieces", 70)):
+            with start_run(name, platform=platform, steps=stop_at) as run:
+                # Too fast for the bond: it is found broken at some later look.
+                positions, velocities = run.simulation.phase_space()
+                velocities[1] *= 40.0
+                run.simulation.set_phase_space(positions, velocities)
+                run.commit()
+                run.advance()
+        extend(pair, tmp_path / "pieces", 115, 220)
+        assert contents(tmp_path / "pieces") == contents(tmp_path / "straight")
+        assert (tmp_path / "straight" / "failures").exists()
+
+    def test_all_broken_and_frozen_is_an_error(self, start_run, platform):
+        with start_run("run", platform=platform, on_failure="freeze") as run:
+            for replica in range(4):
+                break_replica(run, TORN, at=10, replica=replica)
+            with pytest.raises(NumericalError, match="all 4 replicas broke"):
+                run.advance()
+
+
+def test_energies_are_watched(start_run, tmp_path):
+    with start_run("run", steps=220) as run:
+        run._mender._guard = run.guard = type(run.guard)(energies=(-1.0, -0.5))
+        run.marks.frozen |= {0: 0, 1: 0, 3: 0}
+        with pytest.raises(NumericalError):
+            run.settings = run._mender._settings = RunSettings(replicas=4, on_failure="stop")
+            run.advance()
+    (path,) = (tmp_path / "run" / "failures").iterdir()
+    assert path.name == "replica_0002_step_200.npz"
+    assert "the potential energy is" in np.load(path)["reason"].item()
+
+
+def test_energies_of_good_replicas_are_evaluated_once_per_row(start_run, monkeypatch):
+    shapes = []
+    evaluate = ScoreModelFile.potential_energy
+    with start_run("run", steps=440) as run:
+        monkeypatch.setattr(
+            ScoreModelFile,
+            "potential_energy",
+            lambda self, frames: shapes.append(frames.shape) or evaluate(self, frames),
+        )
+        run.advance()
+    assert shapes == [(4, 2, 3)] * 2  # at steps 200 and 400
+
+
+class TestDrift:
+    def test_molecules_are_moved_back_without_rounding(self, start_run):
+        with start_run("run", steps=20) as run:
+            positions, velocities = run.simulation.phase_space()
+            # 500 nm is how far a microsecond of free diffusion takes a molecule of 60 Da at 1/ps.
+            positions[1] += [517.3, -441.7, 3.2]
+            run.simulation.set_phase_space(positions, velocities)
+            seen = {}
+            recentred = run._stepper._recentred
+
+            def watch(before, velocities):
+                after = recentred(before, velocities)
+                seen.update(before=before, after=after, velocities=velocities)
+                return after
+
+            run._stepper._recentred = watch
+            run.advance()
+            assert np.abs(run.simulation.positions).max() < 2.0
+            np.testing.assert_array_equal(run.simulation.velocities, seen["velocities"])
+        bonds = [seen[name][:, 1] - seen[name][:, 0] for name in ("before", "after")]
+        np.testing.assert_array_equal(bonds[0], bonds[1])
+        assert np.abs(seen["before"][1]).max() > 400.0
+
+    def test_no_bond_changes_by_a_bit(self, start_run):
+        random = np.random.default_rng(0)
+        with start_run(replicas=100) as run:
+            # Far away in one direction only: in the others subtracting the centre would round.
+            positions = random.normal(scale=0.1, size=(100, 2, 3))
+            positions[..., 0] += 517.3
+            moved = run._stepper._recentred(positions, np.zeros_like(positions))
+        assert np.abs(moved).max() < 1.5
+        np.testing.assert_array_equal(np.diff(moved, axis=1), np.diff(positions, axis=1))
+
+    @pytest.mark.parametrize("platform", PLATFORMS)
+    def test_far_away_forces_and_bonds_are_those_at_the_origin(self, start_run, platform):
+        with start_run("run", platform=platform) as run:
+            simulation = run.simulation
+            positions, velocities = simulation.phase_space()
+            forces = []
+            for shift in (0.0, 517.3):
+                simulation.set_phase_space(positions + shift, velocities)
+                state = simulation.simulation.context.getState(forces=True)
+                forces.append(np.array(state.getForces(asNumpy=True)._value))
+        scale = np.abs(forces[0]).max()
+        np.testing.assert_allclose(forces[1], forces[0], atol=1e-6 * scale)
+
+    def test_added_forces_may_depend_on_where_a_molecule_is(self, pair, tmp_path, chain):
+        wall = openmm.CustomExternalForce("0.001*x")
+        wall.addParticle(0, [])
+        frames = chain(4, 2) + 30.0
+        for recentring, farthest in (("auto", 31.0), ("on", 2.0)):
+            settings = RunSettings(replicas=4, steps=20, interval=20, recentring=recentring)
+            folder = tmp_path / recentring
+            forces = replicated([wall])
+            with ReplicaRun.start(
+                pair, folder, settings, start=frames, prepare_system=forces
+            ) as run:
+                run.advance()
+                assert farthest - 2.0 < np.abs(run.simulation.positions).max() < farthest
+
+
+def test_jumps_leave_marks(start_run, tmp_path):
+    with start_run("run", jump_interval=50) as run:
+        run.advance()
+    frames = load_replicas(tmp_path / "run", n_beads=2)
+    assert frames.shape == (4, 11, 2, 3)
+    # Jumps after steps 50, 100, 150 and 200; frames at 20, 40, 60, ...
+    pieces = [(0, 2), (2, 5), (5, 7), (7, 10), (10, 11)]
+    assert unbroken_segments(tmp_path / "run") == [
+        (r, *piece) for r in range(4) for piece in pieces
+    ]
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped model is not there")
+def test_fresh_frames_do_not_depend_on_what_was_drawn_before(tmp_path):
+    # TorchScript's first calls round in another way.
+    model = ScoreModelFile(SHIPPED)
+    settings = RunSettings(replicas=2, steps=10, interval=5, platform="Reference")
+    # From given frames, so that nothing was drawn yet.
+    start = model.metadata.self_test.positions[:2]
+    with ReplicaRun.start(model, tmp_path / "run", settings, start=start) as run:
+        expected = run._mender._draw(2, 1, 7, 0)
+        for n in (3, 5, 5):
+            model.sample(n, seed=n)
+        np.testing.assert_array_equal(run._mender._draw(2, 1, 7, 0), expected)
