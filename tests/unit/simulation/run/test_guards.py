@@ -17,7 +17,7 @@ def metadata(make_metadata):
 
 def test_replicas_out_of_range_are_named(metadata, chain):
     frames = chain(6, 4)
-    guard = make_guard(metadata, frames, 0.25)
+    guard = make_guard(metadata, frames, 0.25, temperature=300.0)
     np.testing.assert_allclose(guard.shortest, 0.075)
     np.testing.assert_allclose(guard.longest, 0.25)
     assert guard.broken(frames) == {}
@@ -37,7 +37,7 @@ def test_replicas_out_of_range_are_named(metadata, chain):
 
 def test_without_ranges_those_of_the_start_frames_count(make_metadata, chain):
     frames = chain(20, 4)
-    guard = make_guard(make_metadata(), frames, 0.1)
+    guard = make_guard(make_metadata(), frames, 0.1, temperature=300.0)
     lengths = np.linalg.norm(np.diff(frames, axis=1), axis=-1)
     np.testing.assert_allclose(guard.shortest, 0.9 * lengths.min(axis=0))
     np.testing.assert_allclose(guard.longest, 1.1 * lengths.max(axis=0))
@@ -45,7 +45,7 @@ def test_without_ranges_those_of_the_start_frames_count(make_metadata, chain):
 
 def test_infinite_margins_leave_nan_only(metadata, chain):
     frames = chain(3, 4)
-    guard = make_guard(metadata, frames, math.inf)
+    guard = make_guard(metadata, frames, math.inf, temperature=300.0)
     frames[0] *= 100.0
     frames[1, 0, 0] = np.nan
     assert [*guard.broken(frames)] == [1]
@@ -58,29 +58,29 @@ def test_a_model_that_does_not_know_its_bonds_is_not_judged_by_them(
     frames = chain(10, 4)
     frames[:bad] *= 3.0
     with caplog.at_level(logging.WARNING):
-        guard = make_guard(metadata, frames, 0.25)
+        guard = make_guard(metadata, frames, 0.25, temperature=300.0)
     assert bool(guard.bonds) is watched
     assert ("bond lengths are not watched" in caplog.text) is not watched
 
 
 def test_energies(metadata, chain):
-    guard = make_guard(metadata, chain(3, 4), 0.25)
+    guard = make_guard(metadata, chain(3, 4), 0.25, temperature=300.0)
     assert guard.broken_energies(np.array([-1e9, 1e9])) == {}
-    guard = with_energies(guard, np.array([-10.0, 10.0, 0.0]), 300.0)
+    guard = with_energies(guard, np.array([-10.0, 10.0, 0.0]), temperature=300.0, degrees=12)
     np.testing.assert_allclose(guard.energies, (-210.0, 210.0))
     found = guard.broken_energies(np.array([-211.0, 209.0, np.nan, 211.0]))
     assert sorted(found) == [0, 3]
     assert "the potential energy is -211 kJ/mol" in found[0]
-    narrow = with_energies(guard, np.array([1.0, 1.0]), 300.0)
+    narrow = with_energies(guard, np.array([1.0, 1.0]), temperature=300.0, degrees=12)
     np.testing.assert_allclose(narrow.energies, (1.0 - 124.7, 1.0 + 124.7), atol=0.1)
-    assert with_energies(Guard(), np.array([1.0, 2.0]), 300.0).energies == (-math.inf, math.inf)
+    assert with_energies(Guard(), np.array([1.0, 2.0]), temperature=300.0, degrees=12).energies == (-math.inf, math.inf)
 
 
 def test_round_trip(metadata, chain):
     for guard in (
         Guard(),
-        make_guard(metadata, chain(3, 4), 0.25),
-        with_energies(make_guard(metadata, chain(3, 4), 0.25), np.array([0.1, 0.7]), 300.0),
+        make_guard(metadata, chain(3, 4), 0.25, temperature=300.0),
+        with_energies(make_guard(metadata, chain(3, 4), 0.25, temperature=300.0), np.array([0.1, 0.7]), temperature=300.0, degrees=12),
     ):
         again = Guard.from_dict(json.loads(json.dumps(guard.to_dict())))
         assert (again.bonds, again.energies) == (guard.bonds, guard.energies)

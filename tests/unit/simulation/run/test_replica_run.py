@@ -12,10 +12,11 @@ import pytest
 from openmm_scoremd.errors import CheckpointError, InvalidInputError, NumericalError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replica_forces import replicated
-from openmm_scoremd.simulation.run.folder import CHECKPOINT, unbroken_segments
+from openmm_scoremd.simulation.run.folder import CHECKPOINT
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.trajectories.reading import load_replicas
+from openmm_scoremd.trajectories.segments import unbroken_segments
 
 SHIPPED = Path(__file__).parents[4] / "torchscript_models" / "alanine_dipeptide.pt"
 
@@ -325,7 +326,7 @@ class TestGuards:
                 run.advance()
             (path,) = (tmp_path / "run" / "failures").iterdir()
             assert path.name.startswith("replica_0002_step_")
-            marks = run.marks
+            breaks = run.breaks
         assert reason[:3] in caplog.text
         saved = np.load(path)
         np.testing.assert_array_equal(saved["good_positions"], good[0][2])
@@ -334,7 +335,7 @@ class TestGuards:
         assert not np.isfinite(saved["bad_positions"]).all() or np.ptp(saved["bad_positions"]) > 0.5
         others = [0, 1, 3]
         if on_failure == "freeze":
-            assert marks.frozen == {2: 3}
+            assert breaks.frozen == {2: 3}
             found = load_replicas(tmp_path / "run", n_beads=2)
             np.testing.assert_array_equal(found, straight[others])
             frozen = load_replicas(tmp_path / "run" / "replica_0002.dcd", n_beads=2)[0]
@@ -347,7 +348,7 @@ class TestGuards:
         assert np.isfinite(found).all()
         lengths = np.linalg.norm(found[2, :, 1] - found[2, :, 0], axis=-1)
         assert (lengths < 0.75).all()
-        (entry,) = marks.breaks
+        (entry,) = breaks.restarts
         assert (entry["replica"], entry["frame"], entry["cause"]) == (2, 3, "restart")
         segments = unbroken_segments(tmp_path / "run")
         assert segments == [(0, 0, 11), (1, 0, 11), (2, 0, 3), (2, 3, 11), (3, 0, 11)]
@@ -386,10 +387,10 @@ class TestGuards:
 
 def test_energies_are_watched(start_run, tmp_path):
     with start_run("run", steps=220) as run:
-        run._mender._guard = run.guard = type(run.guard)(energies=(-1.0, -0.5))
-        run.marks.frozen |= {0: 0, 1: 0, 3: 0}
+        run._restarts._guard = run.guard = type(run.guard)(energies=(-1.0, -0.5))
+        run.breaks.frozen |= {0: 0, 1: 0, 3: 0}
         with pytest.raises(NumericalError):
-            run.settings = run._mender._settings = RunSettings(replicas=4, on_failure="stop")
+            run.settings = run._restarts._settings = RunSettings(replicas=4, on_failure="stop")
             run.advance()
     (path,) = (tmp_path / "run" / "failures").iterdir()
     assert path.name == "replica_0002_step_200.npz"
@@ -470,7 +471,7 @@ class TestDrift:
                 assert farthest - 2.0 < np.abs(run.simulation.positions).max() < farthest
 
 
-def test_jumps_leave_marks(start_run, tmp_path):
+def test_jumps_are_breaks(start_run, tmp_path):
     with start_run("run", jump_interval=50) as run:
         run.advance()
     frames = load_replicas(tmp_path / "run", n_beads=2)
@@ -490,7 +491,7 @@ def test_fresh_frames_do_not_depend_on_what_was_drawn_before(tmp_path):
     # From given frames, so that nothing was drawn yet.
     start = model.metadata.self_test.positions[:2]
     with ReplicaRun.start(model, tmp_path / "run", settings, start=start) as run:
-        expected = run._mender._draw(2, 1, 7, 0)
+        expected = run._restarts._draw(2, 1, 7, 0)
         for n in (3, 5, 5):
             model.sample(n, seed=n)
-        np.testing.assert_array_equal(run._mender._draw(2, 1, 7, 0), expected)
+        np.testing.assert_array_equal(run._restarts._draw(2, 1, 7, 0), expected)
