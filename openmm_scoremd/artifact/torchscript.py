@@ -186,7 +186,7 @@ def unoptimised() -> Iterator[None]:
     TorchScript watches the first calls of a module and rounds otherwise from then on. Without that
     a result does not depend on earlier calls.
     """
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         yield
 
 

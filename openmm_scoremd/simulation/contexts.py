@@ -1,4 +1,4 @@
-"""What OpenMM keeps from its users: noise of their own on Reference, and Ctrl-C in a PythonForce."""
+"""Contexts with noise of their own also on Reference, and with Ctrl-C also in a PythonForce."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import openmm
-import openmm.app as app
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
@@ -380,4 +379,3 @@ def _prepared(
 def _velocities(state: openmm.State) -> FloatArray:
     per_ps = unit.nanometer / unit.picosecond
     return np.asarray(state.getVelocities(asNumpy=True).value_in_unit(per_ps), dtype=np.float64)
-

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.errors import CheckpointError
 
-FloatArray: TypeAlias = NDArray[np.float64]
+FloatArray: TypeAlias = NDArray[np.floating]
 
 
 class FileFormat(Protocol):

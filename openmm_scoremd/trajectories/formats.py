@@ -13,7 +13,7 @@ import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.float64]
+FloatArray: TypeAlias = NDArray[np.floating]
 
 #: DCD and XTC count steps in 32 bits.
 MOST_STEPS: Final = 2**31 - 1

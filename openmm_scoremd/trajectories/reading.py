@@ -151,7 +151,9 @@ def save_frames(frames: NDArray[np.floating], path: str | os.PathLike[str]) -> N
     """
     stored = np.asarray(frames, dtype=np.float32)
     if stored.ndim != 3 or stored.shape[2] != 3 or 0 in stored.shape:
-        raise InvalidInputError(f"frames have shape {stored.shape}; they must be (frames, beads, 3)")
+        raise InvalidInputError(
+            f"frames have shape {stored.shape}; they must be (frames, beads, 3)"
+        )
     dcd = DCDFormat(stored.shape[1], timestep=1.0, interval=1)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(dcd.header(len(stored)))

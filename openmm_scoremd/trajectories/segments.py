@@ -81,10 +81,17 @@ class TrajectoryRecord:
                 for entry in content["breaks"]
             ]
             frozen = {int(replica): int(frame) for replica, frame in content["frozen"].items()}
-            counts = (int(content[n]) for n in ("replicas", "frames", "interval", "jump_interval"))
-            files = tuple(str(name) for name in content["files"])
-            record = cls(files, *counts, TrajectoryBreaks(restarts, frozen))
-            if not {*frozen, *(entry["replica"] for entry in restarts)} <= {*range(record.replicas)}:
+            record = cls(
+                files=tuple(str(name) for name in content["files"]),
+                replicas=int(content["replicas"]),
+                frames=int(content["frames"]),
+                interval=int(content["interval"]),
+                jump_interval=int(content["jump_interval"]),
+                breaks=TrajectoryBreaks(restarts, frozen),
+            )
+            if not {*frozen, *(entry["replica"] for entry in restarts)} <= {
+                *range(record.replicas)
+            }:
                 raise ValueError("it names replicas that are not there")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(

@@ -1,4 +1,4 @@
-"""Which replicas broke: NaN, and bonds, neighbours, energies, temperatures far from all training."""
+"""Which replicas broke: NaN, and bonds, neighbours, energies, temperatures far from the known."""
 
 from __future__ import annotations
 
@@ -213,9 +213,7 @@ def make_guard(
     return dataclasses.replace(guard, neighbours=neighbours, farthest=limits)
 
 
-def with_energies(
-    guard: Guard, energies: FloatArray, *, temperature: float, degrees: int
-) -> Guard:
+def with_energies(guard: Guard, energies: FloatArray, *, temperature: float, degrees: int) -> Guard:
     """Return the guard with limits of energies around those of start frames.
 
     Parameters
@@ -250,27 +248,30 @@ def _hottest(temperature: float, degrees: int) -> float:
 def _neighbours(frames: FloatArray, bonds: Pairs) -> tuple[Pairs, FloatArray]:
     """Return the fewest pairs of beads that connect all pieces, and their largest distances, nm.
 
-    They are the edges that a minimum spanning tree has besides the bonds; the length of an edge is
-    the largest distance in the frames (F, N, D).
+    They are the edges that a minimum spanning tree (Prim's) has besides the bonds; the length of an
+    edge is the largest distance in the frames (F, N, D).
     """
     n_beads = frames.shape[1]
-    # Beads connected already, the common case, need no distances.
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-
-    first, second = np.array(bonds, dtype=np.intp).reshape(-1, 2).T
-    graph = csr_array((np.ones(len(bonds)), (first, second)), shape=(n_beads, n_beads))
-    if connected_components(graph, directed=False)[0] == 1:
-        return (), np.zeros(0)
+    piece = np.arange(n_beads)
+    for i, j in bonds:
+        piece[piece == piece[j]] = piece[i]
     lengths = np.zeros((n_beads, n_beads))
-    for frame in frames:
-        lengths = np.maximum(lengths, np.linalg.norm(frame[:, None] - frame[None], axis=-1))
-    lengths += 1e-9  # an edge of length 0 would be none
-    weights = lengths.copy()
-    weights[first, second] = weights[second, first] = 1e-12
-    tree = minimum_spanning_tree(weights).tocoo()
-    pairs = tuple(
-        sorted((min(i, j), max(i, j)) for i, j in zip(tree.row.tolist(), tree.col.tolist(), strict=True))
-    )
-    pairs = tuple(pair for pair in pairs if weights[pair] > 1e-12)
-    return pairs, lengths[tuple(np.array(pairs, dtype=np.intp).T)]
+    if (piece != piece[0]).any():
+        for frame in frames:
+            lengths = np.maximum(lengths, np.linalg.norm(frame[:, None] - frame[None], axis=-1))
+    # Pieces are joined, nearest first, to the one that the first bead is in.
+    beads = np.arange(n_beads)
+    nearest, distance = np.zeros(n_beads, dtype=np.intp), np.full(n_beads, np.inf)
+    joined, new = piece == piece[0], beads[piece == piece[0]]
+    pairs: list[tuple[int, int]] = []
+    while not joined.all():
+        candidates = new[lengths[new].argmin(axis=0)]
+        closer = lengths[candidates, beads] < distance
+        nearest[closer] = candidates[closer]
+        distance[closer] = lengths[candidates, beads][closer]
+        bead = int(np.where(joined, np.inf, distance).argmin())
+        pairs.append((min(bead, int(nearest[bead])), max(bead, int(nearest[bead]))))
+        new = beads[piece == piece[bead]]
+        joined[new] = True
+    pairs.sort()
+    return tuple(pairs), np.array([lengths[pair] for pair in pairs])

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from openmm_scoremd._files.atomic import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.platforms import available_platform
-from openmm_scoremd.simulation.run import start as beginning
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
+from openmm_scoremd.simulation.run import start as beginning
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     LOCK,
@@ -265,7 +265,9 @@ class ReplicaRun:
         breaks = TrajectoryBreaks(header["breaks"], frozen)
         run = cls(folder, simulation, settings, Guard.from_dict(header["guard"]), breaks)
         run._recorder.restore(header["files"])
-        run._restarts.restore(header["failures"], arrays["good_positions"], arrays["good_velocities"])
+        run._restarts.restore(
+            header["failures"], arrays["good_positions"], arrays["good_velocities"]
+        )
         run._stepper.restore(arrays["temperatures"], header["samples"])
         write_settings(folder, {**content, "settings": settings.to_dict()})
         return run

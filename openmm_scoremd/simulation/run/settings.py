@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 import operator
 import re
 from collections.abc import Mapping
@@ -125,7 +124,7 @@ class RunSettings:
             )
         for name in ("margin", "checkpoint_seconds"):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and value >= 0.0):
+            if not (isinstance(value, _NUMBERS) and value >= 0.0):
                 raise InvalidInputError(f"{name} is {value!r}; it must not be negative")
             object.__setattr__(self, name, float(value))
 
@@ -259,7 +258,7 @@ def positive(name: str, value: Any, unit: str) -> float:
     InvalidInputError
         If it is none.
     """
-    if not (isinstance(value, numbers.Real) and 0.0 < value < math.inf):
+    if not (isinstance(value, _NUMBERS) and 0.0 < value < math.inf):
         raise InvalidInputError(f"{name} is {value}{unit}; it must be positive, a finite number")
     return float(value)
 
@@ -278,6 +277,7 @@ _LOWEST = {
     "seed": 0,
     "jump_interval": 0,
 }
+_NUMBERS = (int, float, np.integer, np.floating)
 #: Numbers, and how their units look behind them.
 _POSITIVE = {"timestep": " ps", "friction": "/ps", "temperature": " K", "potential_scale": ""}
 _CHOICES: dict[str, Any] = {

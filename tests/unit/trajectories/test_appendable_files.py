@@ -29,7 +29,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("kind", ["dcd", "xtc"])
-def test_frames_come_back_however_they_were_appended(toy, frames, tmp_path, kind):
+def test_frames_come_back_however_they_were_appended(frames, tmp_path, kind):
     contents = []
     for name, pieces in (("whole", [7]), ("pieces", [1, 0, 4, 2])):
         file = AppendableFile(tmp_path / f"{name}.{kind}", format_of(kind))
@@ -66,7 +66,7 @@ def test_dcd_is_that_of_openmm_but_for_the_date(toy, frames, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dcd", "xtc"])
-def test_cut_back_to_what_counts(toy, frames, tmp_path, kind):
+def test_cut_back_to_what_counts(frames, tmp_path, kind):
     file = AppendableFile(tmp_path / f"a.{kind}", format_of(kind))
     file.create()
     file.append(frames[:3])
@@ -79,7 +79,7 @@ def test_cut_back_to_what_counts(toy, frames, tmp_path, kind):
     np.testing.assert_allclose(read(file.path)[0], frames, atol=1e-5)
 
 
-def test_a_shorter_file_cannot_be_cut(toy, frames, tmp_path):
+def test_a_shorter_file_cannot_be_cut(frames, tmp_path):
     file = AppendableFile(tmp_path / "a.dcd", format_of("dcd"))
     file.create()
     file.append(frames)

@@ -41,3 +41,11 @@ class TestSegments:
         self.write(tmp_path, breaks=[{"replica": 7, "frame": 1}])
         with pytest.raises(DatasetError, match="missing or damaged"):
             unbroken_segments(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("breaks", "frozen", "expected"),
+        [(0, {}, 0.0), (5, {}, 5 / 20), (5, {"0": 4}, 5 / 14), (2, {"0": 0, "1": 0}, 2.0)],
+    )
+    def test_restarts_per_frame(self, tmp_path, breaks, frozen, expected):
+        self.write(tmp_path, breaks=[{"replica": 1, "frame": 4}] * breaks, frozen=frozen)
+        assert restarts_per_frame(tmp_path) == pytest.approx(expected)
