@@ -262,7 +262,7 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     for name in ("vocabularies", "widths"):
         entries[name] = tuple(entries[name])
     config = NetworkConfig(**entries)
-    schedule = VPSchedule(*model.metadata.schedule)
+    schedule = model.metadata.schedule
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from openmm_scoremd._files.atomic import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation import beginning
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
+from openmm_scoremd.simulation.run import start as beginning
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     LOCK,
@@ -97,7 +97,7 @@ class ReplicaRun:
         self.guard, self.marks = guard, marks
         metadata = simulation.model.metadata
         self._recorder = Recorder(
-            folder, settings, metadata.topology, centred=metadata.is_molecule, marks=marks
+            folder, settings, metadata.topology, centred=metadata.translation_invariant, marks=marks
         )
         self._mender = Mender(folder, simulation, settings, guard, marks)
         self._stepper = Stepper(simulation, settings, self._recorder, self._mender)
