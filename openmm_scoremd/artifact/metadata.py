@@ -181,18 +181,47 @@ def read_archive(path: str | os.PathLike[str], *, sha256: str | None = None) -> 
         content = file.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error.strerror or error}") from error
+    archive = archive_from_bytes(content, file)
+    check_sha256(archive, sha256)
+    return archive
+
+
+def archive_from_bytes(content: bytes, file: Path) -> ModelArchive:
+    """Return the checked archive that the bytes of a model file are.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    file : Path
+        Where it was read, absolute.
+
+    Raises
+    ------
+    ModelFileError
+        As :func:`read_archive`.
+    """
     text = _metadata_text(content, file)
     try:
         metadata = ModelMetadata.from_json(text)
     except ModelFileError as error:
         raise ModelFileError(f"{file}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and digest != sha256.strip().lower():
+    return ModelArchive(file, content, hashlib.sha256(content).hexdigest(), metadata, text)
+
+
+def check_sha256(archive: ModelArchive, sha256: str | None) -> None:
+    """Check that an archive has the hash that was expected, if any was.
+
+    Raises
+    ------
+    ModelFileError
+        If it has another one.
+    """
+    if sha256 is not None and archive.sha256 != sha256.strip().lower():
         raise ModelFileError(
-            f"{file} has SHA-256 {digest}, expected {sha256}; the file is not the one that was "
-            "published: fetch it again and do not load it as it is"
+            f"{archive.path} has SHA-256 {archive.sha256}, expected {sha256}; the file is not the "
+            "one that was published: fetch it again and do not load it as it is"
         )
-    return ModelArchive(file, content, digest, metadata, text)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:

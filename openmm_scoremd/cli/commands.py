@@ -255,7 +255,7 @@ def simulate(
     ] = None,
     platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
     backend: Annotated[
-        Literal["auto", "torchforce", "pythonforce", "compiled", "best"] | None,
+        Literal["auto", "torchforce", "pythonforce", "kernel", "best"] | None,
         "how OpenMM evaluates the model; auto if not given; best: times them all first",
     ] = None,
     device: Device = "cpu",

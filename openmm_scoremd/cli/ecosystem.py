@@ -44,7 +44,7 @@ def refine(
     iterations: Annotated[int, "optimiser steps of a fit", 1] = 150,
     learning_rate: Annotated[float, "largest learning rate"] = 1e-4,
     backend: Annotated[
-        Literal["auto", "torchforce", "pythonforce", "compiled"], "how OpenMM evaluates the model"
+        Literal["auto", "torchforce", "pythonforce", "kernel"], "how OpenMM evaluates the model"
     ] = "auto",
     seed: Annotated[int, "seed of all random numbers", 0] = 0,
 ) -> None:

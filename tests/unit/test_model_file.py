@@ -240,10 +240,11 @@ def test_file_that_fails_its_self_test(make_toy, make_metadata):
 def test_module_that_raises_fails_its_self_test(make_toy, monkeypatch):
     toy = make_toy()
 
-    def broken(*_args):
-        raise RuntimeError("shapes")
+    class Broken:
+        def energies_and_forces(self, _positions):
+            raise RuntimeError("shapes")
 
-    monkeypatch.setattr("openmm_scoremd.model_file.energy_and_forces", broken)
+    monkeypatch.setattr("openmm_scoremd.artifact.loaded.with_contract", lambda *_args: Broken())
     with pytest.raises(ModelFileError, match="fails on its self-test frames: shapes"):
         ScoreModelFile(toy.path)
 
