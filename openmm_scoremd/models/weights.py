@@ -15,7 +15,8 @@ from openmm_scoremd._files.tensors import read_tensors, write_tensors
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, ScoreMDError
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import build_model, network_config
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.topology import BeadTopology
 
@@ -143,7 +144,7 @@ class ModelDescription:
             content = dict(header)
             del content["schema_version"]
             description = cls(
-                network=_network_config(content.pop("network")),
+                network=network_config(content.pop("network")),
                 # Files of the first version know no mixtures.
                 experts=tuple(_expert(expert) for expert in content.pop("experts", ())),
                 schedule=VPSchedule(**content.pop("schedule")),
@@ -213,7 +214,7 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
     try:
         description = ModelDescription._from_dict(header)
         model = _build(description)
-        dtype = next(iter(tensors.values())).dtype
+        dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
         model.to(dtype).load_state_dict(tensors)
     # Sizes and types of a damaged header fail in the constructors of the layers.
     except (ScoreMDError, RuntimeError, StopIteration, TypeError, ValueError) as error:
@@ -238,16 +239,10 @@ def _build_network(description: ModelDescription, network: NetworkConfig) -> Sco
         n_beads=description.topology.n_beads,
         n_dims=description.n_dims,
         schedule=description.schedule,
+        topology=description.topology,
     )
-
-
-def _network_config(content: Mapping[str, Any]) -> NetworkConfig:
-    entries = dict(content)
-    for name in ("vocabularies", "widths"):
-        entries[name] = tuple(entries[name])
-    return NetworkConfig(**entries)
 
 
 def _expert(content: Mapping[str, Any]) -> ExpertDescription:
     entries = dict(content)
-    return ExpertDescription(network=_network_config(entries.pop("network")), **entries)
+    return ExpertDescription(network=network_config(entries.pop("network")), **entries)
