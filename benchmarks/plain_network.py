@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +30,6 @@ from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.embedding import NoiseLevel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.graph_transformer import (
     EdgeAttention,
     GatedResidual,

@@ -163,25 +163,3 @@ def _centred(vectors: Tensor) -> Tensor:
     """Take the mean over beads off (R, N, D): `mean` itself would be one operator more."""
     total = vectors.sum(dim=1, keepdim=True)
     return torch.sub(vectors, total, alpha=1.0 / vectors.shape[1])
-
-
-class FixedTimeEnergy(nn.Module):
-    """Energy of any conservative network at one diffusion time.
-
-    Parameters
-    ----------
-    model : EnergyModel
-        Network.
-    t : float
-        Diffusion time.
-    """
-
-    def __init__(self, model: EnergyModel, *, t: float) -> None:
-        super().__init__()
-        self.model = model
-        self.t = t
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return reduced energies (B,) of standardised coordinates (B, N, D)."""
-        t = torch.full((x.shape[0],), self.t, dtype=x.dtype, device=x.device)
-        return self.model.energy(x, t, None)

@@ -30,8 +30,7 @@ from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
 from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import network_at
 from openmm_scoremd.models.weights import (
     TrainedModel,

@@ -11,7 +11,8 @@ from typing import Any
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mixture import check_partition
 from openmm_scoremd.training.sections import (
     DataConfig,
@@ -61,7 +62,7 @@ class ExpertConfig:
     name: str
     t_min: float
     t_max: float
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=GraphTransformerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
     optimizer: OptimizerConfig | None = None
@@ -123,7 +124,7 @@ class TrainingConfig:
 
     data: DataConfig
     title: str = "coarse-grained model"
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=GraphTransformerConfig)
     schedule: VPSchedule = dataclasses.field(default_factory=VPSchedule)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +18,6 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from openmm_scoremd.export.folded import FoldedGraphTransformer
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 
 from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.artifact.metadata import read_metadata
@@ -15,9 +17,7 @@ from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (
     ExpertDescription,

@@ -8,10 +8,10 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (
     ExpertDescription,

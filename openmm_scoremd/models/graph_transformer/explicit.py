@@ -4,7 +4,7 @@
 energy with respect to the output into that with respect to the input. No autograd is involved, so
 a force costs few operators; ``evaluate`` can be differentiated by autograd all the same. Rows are
 beads of all replicas: nodes are (B * N, width), coordinates ``x`` are (B, N, 3). Attention is in
-:mod:`openmm_scoremd.export.explicit_attention`.
+:mod:`openmm_scoremd.models.graph_transformer.explicit_attention`.
 
 Written for TorchScript on CPU, where an operator takes a microsecond or two whatever it computes,
 views included, and so does every row of a small network. It matters that
@@ -23,7 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_scoremd.models.graph_transformer import GELU_CUBIC, GELU_SLOPE, LAYER_NORM_EPSILON
+from openmm_scoremd.models.graph_transformer.network import (
+    GELU_CUBIC,
+    GELU_SLOPE,
+    LAYER_NORM_EPSILON,
+)
 
 
 class Gate(nn.Module):
