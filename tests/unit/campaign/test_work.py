@@ -25,7 +25,7 @@ BEADS = (
 )
 TINY = """
 title: tiny
-network: {kind: mlp, widths: [8]}
+network: {family: mlp, hidden_dims: [8]}
 hardware: {accelerator: cpu, backend: eager}
 epochs: 4000
 batch_size: 16
