@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.cli import commands
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.geometry import dihedrals

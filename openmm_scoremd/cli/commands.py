@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.cli.ecosystem import campaign, fokker_planck, import_weights, refine
 from openmm_scoremd.cli.progress import console, progress_bar
 from openmm_scoremd.cli.steps import (

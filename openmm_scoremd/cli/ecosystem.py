@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.errors import CampaignError, InvalidInputError
 

@@ -21,7 +21,7 @@ from typing import (
     get_type_hints,
 )
 
-from openmm_scoremd._files.atomic import package_versions
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.cli.commands import COMMANDS, train
 from openmm_scoremd.cli.progress import console
 from openmm_scoremd.errors import ConfigurationError, InconsistentError, ScoreMDError

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openmm_scoremd._files.atomic import write_run_record
+from openmm_scoremd._files.run_record import write_run_record
 from openmm_scoremd.cli.progress import console, progress_bar, signals_held_back
 from openmm_scoremd.errors import InvalidInputError
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openmm_scoremd._files.atomic import atomic_path, write_json, write_run_record
+from openmm_scoremd._files.atomic import atomic_path, write_json
+from openmm_scoremd._files.run_record import write_run_record
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.errors import DatasetError, InvalidInputError
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
 from openmm_scoremd.artifact.torchscript import (
     ScriptModule,

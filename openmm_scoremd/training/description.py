@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openmm_scoremd._files.atomic import package_versions
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.data.dataset import CGDataset
 from openmm_scoremd.geometry import distances
 from openmm_scoremd.models.weights import ModelDescription

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError, ModelFileError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
