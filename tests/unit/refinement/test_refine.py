@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -194,7 +195,8 @@ class TestRefine:
             ReplicaSimulation, "set_positions", lambda _self, frames: starts.append(frames)
         )
         monkeypatch.setattr(
-            "openmm_scoremd.refinement.refine.spreading_weights",
+            sys.modules[refine.__module__],
+            "spreading_weights",
             lambda positions: np.eye(len(positions))[7],
         )
 
