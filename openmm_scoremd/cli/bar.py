@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from openmm_scoremd.cli.progress import Advance, hours, share_done
+from openmm_scoremd.cli.terminal import Advance, hours, share_done
 
 #: Where bars are drawn: standard output holds results only.
 console = Console(stderr=True)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
-from openmm_scoremd.cli.terminal import is_terminal, say
+from openmm_scoremd.cli.terminal import Advance, hours, is_terminal, say, share_done
 
 #: Seconds between two lines where there is no terminal.
 LINE_SECONDS = 60.0
-
-
-class Advance(Protocol):
-    """Moves a bar to ``done`` of ``total`` (None: unknown) with a text beside it."""
-
-    def __call__(self, done: int, total: int | None = None, text: str = "") -> None:
-        """Move the bar."""
 
 
 @contextmanager
@@ -42,16 +33,6 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
     with moving_bar(title) as advance:
         yield advance
-
-
-def share_done(done: int, total: int | None) -> str:
-    """Return the part that is done, or the count where the whole is unknown."""
-    return f"{done:,}" if total is None else f"{done / max(total, 1):.0%}"
-
-
-def hours(seconds: float) -> str:
-    """Return a time such as 1:02:03."""
-    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _lines(title: str) -> Advance:

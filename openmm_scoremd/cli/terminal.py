@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import datetime
 import io
 import os
 import sys
+from typing import Protocol
 
 _BOLD_RED, _PLAIN = "\033[1;31m", "\033[0m"
 
@@ -15,6 +17,13 @@ _SPELLED_OUT = {
     "±": "+-", "−": "-", "·": "*", "×": "x", "√": "sqrt", "∞": "inf", "°": " deg", "Å": "A",
     "²": "^2", "≥": ">=", "≤": "<=", "≈": "~", "→": "->", "–": "-", "…": "...", "µ": "u",
 }  # fmt: skip
+
+
+class Advance(Protocol):
+    """Moves a bar to ``done`` of ``total`` (None: unknown) with a text beside it."""
+
+    def __call__(self, done: int, total: int | None = None, text: str = "") -> None:
+        """Move the bar."""
 
 
 def say(text: str) -> None:
@@ -53,6 +62,16 @@ def flush_output() -> None:
         # It would be tried again at the end of the process, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
+
+
+def share_done(done: int, total: int | None) -> str:
+    """Return the part that is done, or the count where the whole is unknown."""
+    return f"{done:,}" if total is None else f"{done / max(total, 1):.0%}"
+
+
+def hours(seconds: float) -> str:
+    """Return a time such as 1:02:03."""
+    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 def _spelled_out(error: UnicodeError) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from openmm_scoremd.errors import CheckpointError, InvalidInputError
 if TYPE_CHECKING:
     import jsonargparse
 
-    from openmm_scoremd.cli.progress import Advance
+    from openmm_scoremd.cli.terminal import Advance
     from openmm_scoremd.training.config import ExpertConfig, TrainingConfig
     from openmm_scoremd.training.log import LogRow
     from openmm_scoremd.training.trainer import Progress, Trainer
