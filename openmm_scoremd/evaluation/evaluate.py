@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file, write_run_record
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.analysis.report import ReportHeader, write_report
 from openmm_scoremd.analysis.results import Comparison

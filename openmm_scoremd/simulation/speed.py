@@ -14,7 +14,8 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.artifact.metadata import read_archive
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.forces.create import Backend, available_backends

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (

@@ -1,8 +1,10 @@
 """Networks with a description, as if they had been trained, for tests of weights and export."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -322,3 +324,22 @@ def contents():
         }
 
     return of
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_limit():
+    """Return a context in which files of this process cannot grow beyond some bytes."""
+
+    @contextlib.contextmanager
+    def limit(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
 from openmm_scoremd.simulation.run import start as beginning

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
-from openmm_scoremd._files.atomic import atomic_path, package_versions, sha256_of_file
+from openmm_scoremd._files.atomic import atomic_path
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile, frames_in_nanometers
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation

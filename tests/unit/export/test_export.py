@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.artifact.metadata import read_metadata
 from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, select_particles
 from openmm_scoremd.diffusion.schedule import VPSchedule
