@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +30,6 @@ from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.embedding import NoiseLevel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.graph_transformer import (
     EdgeAttention,
     GatedResidual,
@@ -262,7 +262,7 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     for name in ("vocabularies", "widths"):
         entries[name] = tuple(entries[name])
     config = NetworkConfig(**entries)
-    schedule = VPSchedule(*model.metadata.schedule)
+    schedule = model.metadata.schedule
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")

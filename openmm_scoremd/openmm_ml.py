@@ -170,7 +170,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         metadata = self.archive.metadata
         if not _remover_will_be_added():
             return
-        if not metadata.is_molecule:
+        if not metadata.translation_invariant:
             raise InvalidInputError(
                 f"{self.archive.path.name} has a potential that is fixed in space: openmm-ml's "
                 "CMMotionRemover would stop its particles; give createSystem the option "

@@ -23,6 +23,7 @@ from openmm_scoremd.artifact.torchscript import (
     script_module,
     tensor_digest,
 )
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.topology import BeadTopology
 
 
@@ -107,9 +108,10 @@ def toy_metadata(module: ToyModel, **changes: Any) -> ModelMetadata:
         "temperature": 300.0,
         "scale": 0.2,
         "n_dims": module.n_dims,
+        "translation_invariant": module.n_dims == 3,
         "t": 1e-5,
         "t_min": 1e-5,
-        "schedule": (0.1, 20.0),
+        "schedule": VPSchedule(0.1, 20.0),
         "dtype": "float32" if single else "float64",
         "architecture": {"kind": "toy"},
         "dataset_sha256": "",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_scoremd.artifact.torchscript import ScriptModule, has_explicit_forces, script_module
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ class NoiseLevelEnergy(nn.Module):
     ----------
     model : ScriptModule
         A loaded model.
-    schedule : (float, float)
-        Noise rate at t = 0 and t = 1.
+    schedule : VPSchedule
+        Noise schedule.
     t_min : float
         Smallest diffusion time.
 
@@ -56,12 +57,12 @@ class NoiseLevelEnergy(nn.Module):
 
     serving: list[int]
 
-    def __init__(self, model: ScriptModule, schedule: tuple[float, float], t_min: float) -> None:
+    def __init__(self, model: ScriptModule, schedule: VPSchedule, t_min: float) -> None:
         super().__init__()
         networks, self.serving = _networks_with_energy(model)
         self.model = model
         self.networks = nn.ModuleList(networks)
-        self.lowest_rate, self.highest_rate = schedule
+        self.lowest_rate, self.highest_rate = schedule.beta_min, schedule.beta_max
         # A time in single precision may round to a little less.
         self.earliest = t_min * (1.0 - 1e-6)
         self.t_min = t_min

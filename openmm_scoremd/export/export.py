@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from openmm_scoremd._files.atomic import package_versions, sha256_of_file
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
@@ -22,12 +21,12 @@ from openmm_scoremd.artifact.torchscript import (
     script_module,
     tensor_digest,
 )
-from openmm_scoremd.errors import InvalidInputError, ModelFileError
+from openmm_scoremd.description import ModelDescription
+from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export.exported import ExplicitModel, ExportedModel
 from openmm_scoremd.models.base import EnergyModel, ScoreModel, require_energy_model
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights
-from openmm_scoremd.units import thermal_energy
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription, load_weights
 
 #: Published score is taken here (arXiv 2506.17139, section 5).
 FORCE_TIME: Final = 1e-5
@@ -90,6 +89,7 @@ def export_torchscript(
     weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
     _check_time(t, trained)
     network = require_energy_model(network_at(trained.model, t))
+    _check_invariance(trained)
     precision = _precision(dtype)
     self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
     exported = _build(network, trained, t=t, dtype=torch.float64)
@@ -125,6 +125,19 @@ def _check_time(t: float, trained: TrainedModel) -> None:
         )
 
 
+def _check_invariance(trained: TrainedModel) -> None:
+    """Refuse a mixture that would see far-away frames where it is drawn from none."""
+    model = trained.model
+    networks = model.networks if isinstance(model, TimePartitionedMixture) else [model]
+    first, *later = (network.translation_invariant for network in networks)
+    if not first and any(later):
+        raise ConfigurationError(
+            "the expert of the smallest diffusion times depends on where the molecule is, and one "
+            "of later times does not, so frames would be drawn anywhere; combine experts of one "
+            "kind"
+        )
+
+
 def _build(
     network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
 ) -> ExportedModel:
@@ -141,7 +154,7 @@ def _build(
         centred=network.translation_invariant,
         n_beads=description.topology.n_beads,
         scale=description.scale,
-        thermal_energy=thermal_energy(description.temperature),
+        thermal_energy=description.thermal_energy,
     )
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
@@ -162,18 +175,15 @@ def _reference_values(
 ) -> SelfTest:
     """Energies and forces of example frames, from the plain network in float64."""
     description = trained.description
-    kt = thermal_energy(description.temperature)
-    frames = np.asarray(description.example_positions, dtype=np.float64)
-    x = torch.from_numpy(frames) / description.scale
+    frames = description.example_positions.copy()
+    x = description.to_network(frames)
     times = torch.full((len(x),), t, dtype=torch.float64)
     with torch.no_grad():
         energy, score = _copy(network, torch.float64).energy_and_score(x, times)
-    padding = ((0, 0), (0, 0), (0, 3 - description.n_dims))
-    forces: NDArray[np.float64] = np.pad(score.numpy() * kt / description.scale, padding)
     return SelfTest(
-        positions=np.pad(frames, padding),
-        energies=kt * energy.numpy(),
-        forces=forces,
+        positions=description.padded(torch.from_numpy(frames)).numpy(),
+        energies=(description.thermal_energy * energy).numpy(),
+        forces=description.forces(score).numpy(),
         tolerance=tolerance,
     )
 
@@ -216,31 +226,23 @@ def _metadata(
 ) -> ModelMetadata:
     description = trained.description
     now = datetime.datetime.now(datetime.timezone.utc)
+    names = [field.name for field in dataclasses.fields(ModelDescription)]
     return ModelMetadata(
-        title=description.title,
-        topology=description.topology,
-        temperature=description.temperature,
-        scale=description.scale,
-        n_dims=description.n_dims,
+        **{name: getattr(description, name) for name in names},
         t=t,
-        t_min=description.t_min,
-        schedule=(description.schedule.beta_min, description.schedule.beta_max),
         dtype=dtype,
         architecture=_architecture(description),
-        dataset_sha256=description.dataset_sha256,
         weights_sha256=weights_sha256,
         tensor_digest=tensor_digest,
-        training=dict(description.training),
         versions=package_versions(),
         licence=LICENCE,
         citation=CITATION,
         created=now.isoformat(timespec="seconds"),
         self_test=self_test,
-        bond_ranges=tuple((low, high) for low, high in description.bond_ranges),
     )
 
 
-def _architecture(description: ModelDescription) -> dict[str, Any]:
+def _architecture(description: WeightsDescription) -> dict[str, Any]:
     architecture = dataclasses.asdict(description.network)
     if description.experts:
         architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]

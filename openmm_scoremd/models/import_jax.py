@@ -16,8 +16,8 @@ from torch import Tensor
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.embedding import RELATIVE_TIME_THRESHOLD
 from openmm_scoremd.models.config import PUBLISHED_SCHEDULE, NetworkConfig
+from openmm_scoremd.models.embedding import RELATIVE_TIME_THRESHOLD
 from openmm_scoremd.models.families import build_model
 from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mlp import MLPConfig

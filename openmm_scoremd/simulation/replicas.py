@@ -289,7 +289,8 @@ class ReplicaSimulation:
             If a file exists already or the interval is not positive.
         """
         paths = replica_paths(folder, self.replicas)
-        centring: Centring = "replica" if self.model.metadata.is_molecule else "none"
+        movable = self.model.metadata.translation_invariant
+        centring: Centring = "replica" if movable else "none"
         reporter = ReplicaDCDReporter(
             paths, interval, topology=self.model.bead_topology, centring=centring
         )

@@ -181,6 +181,7 @@ def combine_experts(
         lowest,
         title=title,
         t_min=intervals[order[0]][0],
+        translation_invariant=model.translation_invariant,
         experts=tuple(
             ExpertDescription(trained[i].description.network, *intervals[i]) for i in order
         ),

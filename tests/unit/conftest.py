@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,8 +18,7 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.topology import BeadTopology
@@ -70,16 +70,17 @@ def make_trained() -> Callable[..., TrainedModel]:
             "schedule": schedule,
             "topology": _topology(n_beads),
             "n_dims": n_dims,
+            "translation_invariant": model.translation_invariant,
             "temperature": 310.0,
             "scale": 0.09,
             "t_min": 1e-5,
             "dataset_sha256": "ab" * 32,
             "example_positions": frames.tolist(),
-            "bond_ranges": [(0.1, 0.2)] * (n_beads - 1),
+            "bond_ranges": ((0.1, 0.2),) * (n_beads - 1),
             "training": {"config": {"epochs": 3}, "results": {"hours": 0.5}},
             **changes,
         }
-        return TrainedModel(model, ModelDescription(**entries))
+        return TrainedModel(model, WeightsDescription(**entries))
 
     return make
 

@@ -198,7 +198,7 @@ def test_the_sampler_works_in_the_precision_and_with_the_schedule_of_the_model(
         return torch.zeros(shape, dtype=dtype)
 
     monkeypatch.setitem(reverse_diffusion._SOLVERS, "dpm-solver", record)
-    toy = make_toy(dtype=dtype, schedule=(0.2, 15.0), t_min=1e-3)
+    toy = make_toy(dtype=dtype, schedule=VPSchedule(0.2, 15.0), t_min=1e-3)
     ScoreModelFile(toy.path).sample(1, seed=0)
     assert given == {"schedule": VPSchedule(0.2, 15.0), "dtype": dtype, "t_min": 1e-3}
 

@@ -97,7 +97,7 @@ class ReplicaRun:
         self.guard, self.marks = guard, marks
         metadata = simulation.model.metadata
         self._recorder = Recorder(
-            folder, settings, metadata.topology, centred=metadata.is_molecule, marks=marks
+            folder, settings, metadata.topology, centred=metadata.translation_invariant, marks=marks
         )
         self._mender = Mender(folder, simulation, settings, guard, marks)
         self._stepper = Stepper(simulation, settings, self._recorder, self._mender)

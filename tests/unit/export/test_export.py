@@ -8,15 +8,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from openmm_scoremd.export.folded import FoldedGraphTransformer
+from openmm_scoremd.models.factory import NetworkConfig, build_model
 
 from openmm_scoremd._files.atomic import sha256_of_file
 from openmm_scoremd.artifact.metadata import read_metadata
 from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, select_particles
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (
     ExpertDescription,
@@ -209,7 +210,8 @@ def test_metadata(make_trained, path, tmp_path):
     assert metadata.topology == description.topology
     assert (metadata.temperature, metadata.scale) == (310.0, 0.09)
     assert (metadata.n_dims, metadata.t, metadata.t_min) == (3, 0.02, 1e-5)
-    assert metadata.schedule == (0.1, 20.0)
+    assert metadata.schedule == VPSchedule(0.1, 20.0)
+    assert metadata.translation_invariant
     assert metadata.dtype == "float64"
     assert metadata.architecture["width"] == 12
     assert metadata.dataset_sha256 == "ab" * 32
