@@ -16,7 +16,7 @@
 
 namespace {
 
-struct InvariantSizes {
+struct Sizes {
     int beads, pairs, volumes, windows, inputs, width, layers, coupled;
 };
 
@@ -37,18 +37,19 @@ template <class T> struct Rows {
     }
 };
 
-template <class T> class Invariant {
+template <class T> class Network {
     using K = Kernel<T>;
     using V = typename K::V;
     static constexpr int L = K::L;
     static constexpr int MIN_BLOCKS = 4;
 
   public:
-    Invariant(const InvariantSizes &s, const int64_t *indices, const T *const *tensors)
+    Network(const Sizes &s, const void *const *tensors)
         : s_(s) {
         const int64_t n_indices = 2 * s.pairs + 4 * s.volumes + int64_t(s.windows) * s.inputs;
+        const int64_t *indices = static_cast<const int64_t *>(tensors[0]);
         index_.assign(indices, indices + n_indices);
-        next_ = tensors;
+        next_ = reinterpret_cast<const T *const *>(tensors + 1);
         const T *scalars = take();
         softening_ = scalars[0];
         envelope_ = scalars[1];
@@ -106,7 +107,7 @@ template <class T> class Invariant {
     };
     // A number takes two vectors of space at most.
     struct Workspace {
-        explicit Workspace(const InvariantSizes &s)
+        explicit Workspace(const Sizes &s)
             : x(lanes(3 * s.beads)), gradient(lanes(3 * s.beads)),
               features(lanes(s.pairs + s.volumes)), of_features(lanes(s.pairs + s.volumes)),
               inverse(lanes(s.pairs)), values(lanes(s.width)),
@@ -345,7 +346,7 @@ template <class T> class Invariant {
         add<VV>(gradient, bead[3], v, of_g);
     }
 
-    InvariantSizes s_;
+    Sizes s_;
     const T *const *next_;
     std::vector<int64_t> index_;
     T softening_, envelope_;
@@ -355,10 +356,10 @@ template <class T> class Invariant {
 };
 
 template <class T>
-void *create(const int64_t *sizes, const int64_t *indices, const void *const *tensors) try {
-    const InvariantSizes s{int(sizes[0]), int(sizes[1]), int(sizes[2]), int(sizes[3]),
+void *create(const int64_t *sizes, const void *const *tensors) try {
+    const Sizes s{int(sizes[0]), int(sizes[1]), int(sizes[2]), int(sizes[3]),
                            int(sizes[4]), int(sizes[5]), int(sizes[6]), int(sizes[7])};
-    return new Invariant<T>(s, indices, reinterpret_cast<const T *const *>(tensors));
+    return new Network<T>(s, tensors);
 } catch (const std::bad_alloc &) {
     return nullptr;
 }
@@ -366,7 +367,7 @@ void *create(const int64_t *sizes, const int64_t *indices, const void *const *te
 template <class T>
 int evaluate(void *network, const double *positions, int64_t replicas, double inverse_scale,
              double unit, int threads, double *energies, double *forces) try {
-    static_cast<Invariant<T> *>(network)->evaluate(positions, replicas, inverse_scale, unit,
+    static_cast<Network<T> *>(network)->evaluate(positions, replicas, inverse_scale, unit,
                                                    threads, energies, forces);
     return 0;
 } catch (const std::bad_alloc &) {
@@ -377,16 +378,15 @@ int evaluate(void *network, const double *positions, int64_t replicas, double in
 
 // `create` returns nullptr, `evaluate` 1, where memory is short.
 #define EXPORTED(NAME, T)                                                                          \
-    extern "C" void *scoremd_invariant_create_##NAME(                                              \
-        const int64_t *sizes, const int64_t *indices, const void *const *tensors) {                \
-        return create<T>(sizes, indices, tensors);                                                 \
+    extern "C" void *scoremd_create_##NAME(const int64_t *sizes, const void *const *tensors) {     \
+        return create<T>(sizes, tensors);                                                          \
     }                                                                                              \
-    extern "C" void scoremd_invariant_destroy_##NAME(void *network) {                              \
-        delete static_cast<Invariant<T> *>(network);                                               \
+    extern "C" void scoremd_destroy_##NAME(void *network) {                                        \
+        delete static_cast<Network<T> *>(network);                                                 \
     }                                                                                              \
-    extern "C" int scoremd_invariant_evaluate_##NAME(                                              \
-        void *network, const double *positions, int64_t replicas, double inverse_scale,            \
-        double unit, int threads, double *energies, double *forces) {                              \
+    extern "C" int scoremd_evaluate_##NAME(void *network, const double *positions,                 \
+                                           int64_t replicas, double inverse_scale, double unit,    \
+                                           int threads, double *energies, double *forces) {        \
         return evaluate<T>(network, positions, replicas, inverse_scale, unit, threads, energies,   \
                            forces);                                                                \
     }

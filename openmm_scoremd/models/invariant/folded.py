@@ -1,5 +1,7 @@
 """An invariant network at one noise level: constants folded in, the gradient written out."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ class FoldedInvariant(nn.Module):
 
     def __init__(self, constants: dict[str, Tensor], measurement: Measurement) -> None:
         super().__init__()
-        self.measurement = measurement
+        self.measurement = copy.deepcopy(measurement)
         weights, biases = [], []
         for name, value in constants.items():
             if name.startswith("weight_"):
