@@ -88,7 +88,8 @@ template <class T> class Network {
             Workspace &work = *work_[0];
 #endif
             const int64_t first = b * size, count = std::min(size, replicas - first);
-            if (count <= L)
+            // Compilers round differently in the two, so all replicas of a call take the same.
+            if (size == L)
                 block<1>(work, call, first, int(count));
             else
                 block<2>(work, call, first, int(count));
