@@ -11,7 +11,6 @@ import numpy as np
 import openmm
 import torch
 from numpy.typing import NDArray
-from openmm import unit
 from torch import Tensor
 
 from openmm_scoremd.artifact.metadata import ModelArchive, SelfTest, read_archive
@@ -30,7 +29,8 @@ from openmm_scoremd.artifact.torchscript import (
 )
 from openmm_scoremd.cuda_graphs import captured
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
-from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
+from openmm_scoremd.forces.kernel.invariant import InvariantKernel
+from openmm_scoremd.forces.kernel.network import KernelNetwork, NativeNetwork, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class ModelComputation:
         InvalidInputError
             If the number of particles does not fit the model.
         """
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        positions = positions_of(state)
         if self._evaluate is None:
             path, sha256, particles, device, _ = self._settings
             archive = read_archive(path, sha256=sha256)
@@ -162,6 +162,17 @@ class CompiledComputation(ModelComputation):
         return evaluate
 
 
+def positions_of(state: openmm.State) -> FloatArray:
+    """Return the positions of a state, (M, 3) in nm.
+
+    What ``getPositions(asNumpy=True)`` does with ``dir`` and units takes 15 µs, longer than a small
+    network.
+    """
+    positions = np.empty((state._getNumParticles(), 3))
+    state._getVectorAsNumpy(openmm.State.Positions, positions)
+    return positions
+
+
 def recorded(compute: TensorFunction, positions: Tensor) -> TensorFunction:
     """Return the computation as a CUDA graph for so many particles, or itself if that fails.
 
@@ -208,14 +219,14 @@ def _at_noise_levels(module: ScriptModule, archive: ModelArchive, device: str) -
     return evaluate
 
 
-def compiled_model(archive: ModelArchive) -> NativeNetwork:
+def compiled_model(archive: ModelArchive) -> KernelNetwork:
     """Return the network of a model file behind the C++ kernel, which is compiled if need be.
 
     Raises
     ------
     InvalidInputError
-        If the file holds no folded graph transformer, or the kernel does not reproduce its
-        self-test frames.
+        If there is no kernel of its network, or the kernel does not reproduce its self-test
+        frames.
     MissingDependencyError
         If there is no C++ compiler, or it fails.
     ModelFileError
@@ -223,16 +234,20 @@ def compiled_model(archive: ModelArchive) -> NativeNetwork:
     """
     module = load_archive(archive, device="cpu")
     folded = getattr(module, "force_energy", None)
+    unit = Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy)
     first = getattr(folded, "first_attention", None)
-    if folded is None or first is None:
+    network: KernelNetwork
+    if folded is not None and first is not None:
+        buffers = dict(folded.named_buffers())
+        network = NativeNetwork(buffers, heads=int(getattr(first, "heads", 0)), unit=unit)
+    elif folded is not None and hasattr(folded, "measurement"):
+        buffers = dict(folded.named_buffers())
+        network = InvariantKernel(buffers, n_beads=archive.metadata.n_beads, unit=unit)
+    else:
         raise InvalidInputError(
-            f"{archive.path} holds no graph transformer; the compiled kernel knows no other network"
+            f"{archive.path} holds neither a graph transformer nor an invariant network; there are "
+            "kernels of these only"
         )
-    network = NativeNetwork(
-        dict(folded.named_buffers()),
-        heads=int(getattr(first, "heads", 0)),
-        unit=Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy),
-    )
     _check_self_test(network, archive.metadata.self_test)
     return network
 
@@ -258,7 +273,7 @@ def check_count(particles: tuple[int, ...], n_beads: int, n_particles: int) -> N
         )
 
 
-def _check_self_test(network: NativeNetwork, test: SelfTest) -> None:
+def _check_self_test(network: KernelNetwork, test: SelfTest) -> None:
     energies, forces = network.energies_and_forces(test.positions, threads=1)
     # Not Python's max, which passes over NaN.
     difference = np.max(
