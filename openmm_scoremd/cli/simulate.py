@@ -166,6 +166,7 @@ def _resumed(
         steps=given.get("steps"),
         on_failure=given.get("on_failure"),
         checkpoint_seconds=given.get("checkpoint_seconds"),
+        platform=given.get("platform"),
         start=start,
     )
 
@@ -201,8 +202,9 @@ def _settings(options: Mapping[str, Any], timestep: float) -> dict[str, Any]:
 
 
 def _breaks(run: ReplicaRun) -> str:
-    restarts, frozen = len(run.marks.breaks), len(run.marks.frozen)
-    return (f"{restarts} restarts, " if restarts else "") + (f"{frozen} frozen, " if frozen else "")
+    restarts, frozen = len(run.breaks.restarts), len(run.breaks.frozen)
+    often = f"{restarts} restarts ({run.restarts_per_frame:.2g} per frame), " if restarts else ""
+    return often + (f"{frozen} frozen, " if frozen else "")
 
 
 def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
@@ -215,7 +217,7 @@ def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
         results={
             "replica_steps": settings.replicas * settings.steps,
             "replica_steps_per_second": run.replica_steps_per_second,
-            "restarts": len(run.marks.breaks),
-            "frozen": len(run.marks.frozen),
+            "restarts": len(run.breaks.restarts),
+            "frozen": len(run.breaks.frozen),
         },
     )

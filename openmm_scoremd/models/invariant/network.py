@@ -72,7 +72,9 @@ class InvariantConfig(NetworkConfig):
         super().__post_init__()
         self.require_sizes("hidden_dim", "layers", "knots")
         if self.knots < 4:
-            raise ConfigurationError(f"network.knots is {self.knots}; cubic splines need at least 4")
+            raise ConfigurationError(
+                f"network.knots is {self.knots}; cubic splines need at least 4"
+            )
         if self.noise_floor is None:
             raise ConfigurationError(
                 "network.noise_floor is null; an invariant network needs a number, such as 0.03"
