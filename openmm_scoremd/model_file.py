@@ -104,14 +104,14 @@ class ScoreModelFile:
     def __reduce__(self) -> tuple[object, tuple[LoadedModel, str]]:
         return _with_model, (self.loaded, str(self._device))
 
-    def untouched(self) -> ScoreModelFile:
-        """Return the same model as if its file had just been opened: from memory, without a test.
+    def uncalled(self) -> ScoreModelFile:
+        """Return the same model as if this process had not called it, from memory, without a test.
 
         TorchScript watches its first calls and rounds otherwise from then on. What the result
         computes first depends on nothing that was computed before, to the last bit. It is there
         also where the file is not any more.
         """
-        return _with_model(self.loaded.untouched(), str(self._device))
+        return _with_model(self.loaded.uncalled(), str(self._device))
 
     @property
     def bead_topology(self) -> BeadTopology:

@@ -89,9 +89,9 @@ class LoadedModel:
         found = [network.energies_and_forces(part) for part in parts if len(part)]
         if not found:
             return np.zeros(0), np.zeros_like(frames)
-        return tuple(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+        return tuple(_plain(torch.cat(column)) for column in zip(*found, strict=True))
 
-    def untouched(self) -> LoadedModel:
+    def uncalled(self) -> LoadedModel:
         """Return the same model as if it had just been loaded, from memory and without a test.
 
         TorchScript watches its first calls and rounds otherwise from then on. What the result
@@ -213,11 +213,16 @@ def _run_self_test(network: ScriptModule, archive: ModelArchive, device: torch.d
     # Errors of TorchScript code.
     except RuntimeError as error:
         raise ModelFileError(f"{archive.path} fails on its self-test frames: {error}") from error
-    together = energies.cpu().numpy(), forces.cpu().numpy()
+    together = _plain(energies), _plain(forces)
     check_self_test(archive, str(archive.path), *together)
     for values, value in zip(together, alone, strict=True):
-        values[:1] = value.cpu().numpy()
+        values[:1] = _plain(value)
     check_self_test(archive, str(archive.path), *together)
+
+
+def _plain(values: Tensor) -> FloatArray:
+    # Optimised TorchScript may pass over a `detach`.
+    return np.asarray(values.detach().cpu().numpy())
 
 
 def _from_bytes(path: str, content: bytes) -> LoadedModel:

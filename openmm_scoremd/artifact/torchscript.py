@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +164,17 @@ def optimised(module: ScriptModule) -> ScriptModule:
     """Return the module with weights and attributes folded in as constants, as TorchForce does."""
     frozen: ScriptModule = torch.jit.freeze(module)
     return frozen
+
+
+@contextmanager
+def unoptimised() -> Iterator[None]:
+    """Evaluate a module that is used in this way only as its code stands there.
+
+    TorchScript watches the first calls of a module and rounds otherwise from then on. Without that
+    a result does not depend on earlier calls.
+    """
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
 
 
 def tensor_digest(source: nn.Module | Mapping[str, Tensor]) -> str:

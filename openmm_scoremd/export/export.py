@@ -11,9 +11,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.artifact.contract import CONTRACT
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
 from openmm_scoremd.artifact.torchscript import (
@@ -24,11 +23,8 @@ from openmm_scoremd.artifact.torchscript import (
 )
 from openmm_scoremd.description import ModelDescription
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
-from openmm_scoremd.export.exported import ExplicitModel, ExportedModel, FixedTimeEnergy
-from openmm_scoremd.export.folded import FoldedGraphTransformer
-from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.factory import require_energy_model
-from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.export.exported import ExplicitModel, ExportedModel
+from openmm_scoremd.models.base import EnergyModel, ScoreModel, require_energy_model
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
 from openmm_scoremd.models.weights import TrainedModel, WeightsDescription, load_weights
 
@@ -151,13 +147,8 @@ def _build(
     network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
 ) -> ExportedModel:
     # Folding multiplies weights together: in double precision, rounded once at the end.
-    double = _copy(network, torch.float64)
-    kind: type[ExportedModel]
-    force_energy: nn.Module
-    if isinstance(double, GraphTransformerEnergy):
-        kind, force_energy = ExplicitModel, FoldedGraphTransformer(double, t=t).to(dtype)
-    else:
-        kind, force_energy = ExportedModel, FixedTimeEnergy(_copy(network, dtype), t=t)
+    force_energy = _copy(network, torch.float64).at_time(t).to(dtype)
+    kind = ExplicitModel if hasattr(force_energy, "energy_and_gradient") else ExportedModel
     description = trained.description
     model = trained.model
     mixture = model if isinstance(model, TimePartitionedMixture) else None

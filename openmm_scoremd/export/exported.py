@@ -100,6 +100,8 @@ class ExportedModel(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Return the potential energy, kJ/mol, of positions (R * N, 3), nm."""
+        if positions.shape[0] % self.n_beads != 0:
+            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
         energies = self.force_energy(self._standardised(positions))
         # Thousands of replicas are summed in double precision.
         total: Tensor = self._in_kilojoules(energies).sum().to(positions.dtype)
@@ -176,25 +178,3 @@ def _centred(vectors: Tensor) -> Tensor:
     """Take the mean over beads off (R, N, D): `mean` itself would be one operator more."""
     total = vectors.sum(dim=1, keepdim=True)
     return torch.sub(vectors, total, alpha=1.0 / vectors.shape[1])
-
-
-class FixedTimeEnergy(nn.Module):
-    """Energy of any conservative network at one diffusion time.
-
-    Parameters
-    ----------
-    model : EnergyModel
-        Network.
-    t : float
-        Diffusion time.
-    """
-
-    def __init__(self, model: EnergyModel, *, t: float) -> None:
-        super().__init__()
-        self.model = model
-        self.t = t
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return reduced energies (B,) of standardised coordinates (B, N, D)."""
-        t = torch.full((x.shape[0],), self.t, dtype=x.dtype, device=x.device)
-        return self.model.energy(x, t, None)

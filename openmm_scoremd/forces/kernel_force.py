@@ -1,9 +1,9 @@
 """The C++ kernel behind a PythonForce: the fastest on CPUs.
 
 It is compiled for this machine at first use (:mod:`openmm_scoremd.forces.kernel`) and evaluates the
-weights of the model file. Needs a C++ compiler and a folded graph transformer in float32 or
-float64, and refuses a diffusion time that can change, and GPUs. Where it cannot be had, "auto" is
-used and the log says why; a process that reads a System from XML and has no compiler uses
+weights of the model file. Needs a C++ compiler and a graph transformer or an invariant network in
+float32 or float64, and refuses a diffusion time that can change, and GPUs. Where it cannot be had,
+"auto" is used and the log says why; a process that reads a System from XML and has no compiler uses
 TorchScript.
 """
 
@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import logging
 import weakref
+from typing import Any
 
 import numpy as np
 import openmm
 import torch
 
 from openmm_scoremd.artifact.loaded import LoadedModel, check_self_test
+from openmm_scoremd.artifact.torchscript import ScriptModule
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError, ModelFileError
 from openmm_scoremd.forces.backend import ForceBackend, ForceRequest
-from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
+from openmm_scoremd.forces.kernel.invariant import InvariantKernel
+from openmm_scoremd.forces.kernel.network import KernelNetwork, NativeNetwork, Unit
 from openmm_scoremd.forces.python_force import (
     Evaluation,
     FloatArray,
@@ -29,7 +32,7 @@ from openmm_scoremd.forces.python_force import (
 
 logger = logging.getLogger(__name__)
 
-_NETWORKS: weakref.WeakKeyDictionary[LoadedModel, NativeNetwork] = weakref.WeakKeyDictionary()
+_NETWORKS: weakref.WeakKeyDictionary[LoadedModel, KernelNetwork] = weakref.WeakKeyDictionary()
 
 
 class KernelBackend(ForceBackend):
@@ -83,13 +86,13 @@ class KernelComputation(ModelComputation):
         return evaluate
 
 
-def kernel_network(model: LoadedModel) -> NativeNetwork:
+def kernel_network(model: LoadedModel) -> KernelNetwork:
     """Return the network of a model behind the C++ kernel, made and tested at the first call.
 
     Raises
     ------
     InvalidInputError
-        If the file holds no folded graph transformer.
+        If there is no kernel of the network in the file.
     MissingDependencyError
         If there is no C++ compiler, or it fails.
     ModelFileError
@@ -100,19 +103,25 @@ def kernel_network(model: LoadedModel) -> NativeNetwork:
     return _NETWORKS[model]
 
 
-def _tested_network(model: LoadedModel) -> NativeNetwork:
+def _tested_network(model: LoadedModel) -> KernelNetwork:
     module, archive = model.module("cpu"), model.archive
-    folded = getattr(module, "force_energy", None)
-    first = getattr(folded, "first_attention", None)
-    if folded is None or first is None:
+    folded: Any = getattr(module, "force_energy", None)
+    network: KernelNetwork
+    if hasattr(folded, "first_attention"):
+        heads = int(getattr(folded.first_attention, "heads", 0))
+        network = NativeNetwork(dict(folded.named_buffers()), heads=heads, unit=_unit(module))
+    elif hasattr(folded, "measurement"):
+        n_beads = archive.metadata.n_beads
+        network = InvariantKernel(dict(folded.named_buffers()), n_beads=n_beads, unit=_unit(module))
+    else:
         raise InvalidInputError(
-            f"{archive.path} holds no graph transformer; the C++ kernel knows no other network"
+            f"{archive.path} holds neither a graph transformer nor an invariant network; there are "
+            "kernels of these only"
         )
-    network = NativeNetwork(
-        dict(folded.named_buffers()),
-        heads=int(getattr(first, "heads", 0)),
-        unit=Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy),
-    )
     found = network.energies_and_forces(archive.metadata.self_test.positions, threads=1)
     check_self_test(archive, f"the C++ kernel on {archive.path}", *found)
     return network
+
+
+def _unit(module: ScriptModule) -> Unit:
+    return Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy)

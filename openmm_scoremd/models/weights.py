@@ -15,7 +15,8 @@ from openmm_scoremd._files.tensors import read_tensors, write_tensors
 from openmm_scoremd.description import ModelDescription
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, ScoreMDError
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import build_model, network_config
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 
 _HEADER_KEY = "openmm_scoremd"
@@ -42,11 +43,9 @@ def _network(value: Any, name: str) -> NetworkConfig:
     if isinstance(value, NetworkConfig):
         return value
     try:
-        entries = dict(value)
-        for entry in ("vocabularies", "widths"):
-            entries[entry] = tuple(entries[entry])
-        return NetworkConfig(**entries)
-    except (LookupError, TypeError, ValueError) as error:
+        return network_config(dict(value))
+    # Of a damaged header, also what the configuration refuses.
+    except (LookupError, TypeError, ValueError, ScoreMDError) as error:
         raise checks.invalid(name, f"not usable ({error!r})", "a network") from error
 
 
@@ -158,7 +157,7 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
     try:
         description = WeightsDescription.from_dict(header)
         model = _build(description)
-        dtype = next(iter(tensors.values())).dtype
+        dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
         model.to(dtype).load_state_dict(tensors)
     # Sizes and types of a damaged header fail in the constructors of the layers.
     except (ScoreMDError, RuntimeError, StopIteration, TypeError, ValueError) as error:
@@ -183,4 +182,5 @@ def _build_network(description: WeightsDescription, network: NetworkConfig) -> S
         n_beads=description.n_beads,
         n_dims=description.n_dims,
         schedule=description.schedule,
+        topology=description.topology,
     )

@@ -23,15 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
 from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import network_at
 from openmm_scoremd.models.weights import (
     TrainedModel,
@@ -84,7 +83,7 @@ class RefinementSettings:
         Time step.
     friction : float, 1/ps
         Friction.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
         Force class.
     regions : int
         Regions of shape whose populations are compared.

@@ -93,7 +93,7 @@ def test_a_file_that_is_gone_is_still_a_model(path, backend):
     system = model.create_system(replicas=3, backend=backend)
     for made in (system, copy.deepcopy(system)):
         np.testing.assert_allclose(forces_of(made, frames), expected, rtol=1e-3, atol=1e-2)
-    assert np.isfinite(model.untouched().sample(2, seed=0, n_steps=5)).all()
+    assert np.isfinite(model.uncalled().sample(2, seed=0, n_steps=5)).all()
 
 
 @pytest.mark.parametrize("form", ["path", "archive", "model", "file"])
@@ -122,10 +122,10 @@ def test_a_model_that_is_in_memory_is_found_there(toy, tmp_path):
     assert ScoreModelFile(toy.path).loaded is not model.loaded
 
 
-def test_what_is_untouched_computes_what_a_new_file_computes(path):
+def test_what_is_uncalled_computes_what_a_new_file_computes(path):
     model, drawn = ScoreModelFile(path), []
     for _ in range(2):
-        drawn.append(model.untouched().sample(4, seed=3, n_steps=6))
+        drawn.append(model.uncalled().sample(4, seed=3, n_steps=6))
         for _ in range(3):  # TorchScript compiles as it goes
             model.sample(2, seed=1, n_steps=6)
             model.potential_energy(frames_of(model, 2))
