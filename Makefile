@@ -38,7 +38,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@# The networks of the tests are too small for threads, and some tests run several processes.
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

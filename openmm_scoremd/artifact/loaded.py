@@ -220,7 +220,7 @@ def _run_self_test(network: ScriptModule, archive: ModelArchive, device: torch.d
     check_self_test(archive, str(archive.path), *together)
 
 
-def _plain(values: Tensor) -> FloatArray:
+def _plain(values: torch.Tensor) -> FloatArray:
     # Optimised TorchScript may pass over a `detach`.
     return np.asarray(values.detach().cpu().numpy())
 
