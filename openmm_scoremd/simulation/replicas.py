@@ -259,7 +259,8 @@ class ReplicaSimulation:
             )
         context = self.simulation.context
         context.setPositions(checked.reshape(-1, 3))
-        context.setVelocitiesToTemperature(self.temperature, self._next_seed())
+        with interruptible():  # it asks for forces
+            context.setVelocitiesToTemperature(self.temperature, self._next_seed())
 
     def step(self, n_steps: int) -> None:
         """Advance all replicas, calling reporters on the way.

@@ -2,6 +2,7 @@
 
 import json
 
+import openmm
 import pytest
 
 from openmm_scoremd.errors import InvalidInputError
@@ -61,6 +62,19 @@ def test_every_backend_and_platform_is_timed(toy):
     assert "kernel" not in backends  # the toy is no graph transformer
 
 
+def test_threads_of_the_process_stay_as_they_are(toy):
+    cpu = openmm.Platform.getPlatformByName("CPU")
+    before = cpu.getPropertyDefaultValue("Threads")
+    assert before != "7"
+    cpu.setPropertyDefaultValue("Threads", "7")
+    try:
+        model = ScoreModelFile(toy.path)
+        measure_speeds(model, replicas=[1], platforms=["CPU"], sample_time=0.0)
+        assert cpu.getPropertyDefaultValue("Threads") == "7"
+    finally:
+        cpu.setPropertyDefaultValue("Threads", before)
+
+
 def test_platforms():
     assert {"Reference", "CPU"} <= set(usable_platforms())
 
@@ -76,7 +90,7 @@ def test_numbers_are_written(toy, tmp_path):
     assert len(table.splitlines()) == 2 + len(record["timings"])
 
 
-@pytest.mark.parametrize("replicas", [[], [0], [1, -1]])
+@pytest.mark.parametrize("replicas", [[], [0], [1, -1], [1.5]])
 def test_wrong_numbers_of_replicas(toy, replicas):
     with pytest.raises(InvalidInputError, match="replicas"):
         measure_speeds(ScoreModelFile(toy.path), replicas=replicas)

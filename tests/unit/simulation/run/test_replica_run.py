@@ -1,6 +1,7 @@
 """Runs that are stopped anywhere and go on to the same; runs that may not go on."""
 
 import os
+import shutil
 
 import mdtraj
 import numpy as np
@@ -147,6 +148,56 @@ class TestGoingOn:
         assert "not bit by bit" in caplog.text
         with start_run("other", steps=40) as run:
             assert run.simulation.simulation.integrator.getRandomNumberSeed() != noise
+
+    @pytest.mark.parametrize(("first", "then"), [("Reference", "CPU"), ("CPU", "Reference")])
+    def test_resumed_on_another_platform(
+        self, pair, chain, contents, tmp_path, caplog, first, then
+    ):
+        pull = openmm.CustomExternalForce("strength*x")
+        pull.addGlobalParameter("strength", 1.0)
+        pull.addParticle(0, [])
+        forces = {"prepare_system": replicated([pull])}
+        settings = RunSettings(
+            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_scale=0.5
+        )
+        folder = tmp_path / "run"
+        with ReplicaRun.start(pair, folder, settings, start=chain(4, 2), **forces) as run:
+            run.simulation.simulation.context.setParameter("strength", 3.0)
+            run.advance()
+            expected, before = run.simulation.phase_space(), contents(folder)
+        with ReplicaRun.resume(pair, folder, steps=60, platform=then, **forces) as run:
+            np.testing.assert_array_equal(run.simulation.phase_space(), expected)
+            context = run.simulation.simulation.context
+            assert context.getPlatform().getName() == then
+            assert context.getTime()._value == pytest.approx(0.08)
+            assert (run.step, context.getParameter("strength")) == (40, 3.0)
+            assert run.simulation.potential_scale == 0.5
+            assert f"platform ({first}, now {then})" in caplog.text
+            assert contents(folder) == before
+            assert run.advance()
+        # From now on it is a run of that platform, bit by bit.
+        ends = []
+        for pieces in ((100,), (70, 100)):
+            copy = tmp_path / f"{len(pieces)}"
+            shutil.copytree(folder, copy)
+            for steps in pieces:
+                with ReplicaRun.resume(pair, copy, steps=steps, **forces) as run:
+                    assert run.settings.platform == then
+                    run.advance()
+            ends.append(contents(copy))
+        assert ends[0] == ends[1]
+
+    def test_a_platform_that_is_gone_is_replaced(self, pair, start_run, tmp_path, monkeypatch):
+        with start_run("run", steps=40, platform="CPU") as run:
+            run.advance()
+        monkeypatch.setattr(
+            "openmm_scoremd.simulation.platforms._platform_names", lambda: ["Reference"]
+        )
+        with pytest.raises(InvalidInputError, match="platform is 'CPU'; this OpenMM has Reference"):
+            ReplicaRun.resume(pair, tmp_path / "run", platform="CPU")
+        with ReplicaRun.resume(pair, tmp_path / "run", steps=60) as run:
+            assert run.settings.platform == "Reference"
+            assert run.advance()
 
     def test_stopped_from_outside(self, start_run):
         with start_run(steps=100_000) as run:
