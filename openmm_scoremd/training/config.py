@@ -155,9 +155,9 @@ class TrainingConfig:
             f"a multiple of hardware.devices, which is {self.hardware.devices}",
         )
         require(
-            not self.network.vocabularies,
+            not getattr(self.network, "vocabularies", ()),
             "network.vocabularies",
-            self.network.vocabularies,
+            getattr(self.network, "vocabularies", ()),
             "empty: datasets hold no bead features yet",
         )
         require(

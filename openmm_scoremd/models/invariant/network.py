@@ -18,7 +18,7 @@ change when a molecule moves or turns, and it changes when the molecule is refle
 Distances are standardised at every level of noise, so that bonds at little noise and clouds of beads
 at much noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the
 distances in the data: exactly where noise is small or large against the distance, smoothly between.
-The rest depends on the level through :math:`v` only, by cubic B-splines: below :math:`s_0` the
+The rest depends on the level through a few smooth functions of :math:`v`: below :math:`s_0` the
 energy changes with the widths alone, because there denoising can teach nothing else. What is learned
 at :math:`s_0` then holds down to the data.
 """
@@ -41,6 +41,9 @@ from openmm_scoremd.models.invariant.measure import Measurement
 SOFTENING = 1e-8
 #: Weight of a volume among the inputs: they are at most 1, and distances mostly 1 to 2 in size.
 VOLUME_WEIGHT = 2.0
+#: Waves of the noise level over its whole range: half of one, one, two.
+N_WAVES = 3
+LEVEL_HIDDEN = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,8 @@ class InvariantConfig(NetworkConfig):
         Level :math:`s_0`, below which the energy changes with the widths of distances alone.
     hidden_dim, layers : int
         Width and number of the hidden layers.
-    knots : int
-        Splines of the noise level.
+    levels : int
+        Functions of the noise level that everything else is linear in.
 
     Raises
     ------
@@ -64,23 +67,45 @@ class InvariantConfig(NetworkConfig):
 
     family: str = "invariant"
     noise_floor: float | None = 0.03
-    hidden_dim: int = 64
+    hidden_dim: int = 96
     layers: int = 3
-    knots: int = 18
+    levels: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_sizes("hidden_dim", "layers", "knots")
-        if self.knots < 4:
-            raise ConfigurationError(f"network.knots is {self.knots}; cubic splines need at least 4")
+        self.require_sizes("hidden_dim", "layers", "levels")
         if self.noise_floor is None:
             raise ConfigurationError(
                 "network.noise_floor is null; an invariant network needs a number, such as 0.03"
             )
 
 
-class NoiseSplines(nn.Module):
-    r"""Cubic B-splines of :math:`v = \frac12 \log(s^2 + s_0^2)`, equally spaced.
+class ColumnLinear(nn.Linear):
+    """A linear map of columns: numbers of one kind lie side by side for all samples.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Sizes.
+    std : float
+        Standard deviation of the outputs for unit inputs, at the start.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, *, std: float = 1.0) -> None:
+        super().__init__(n_inputs, n_outputs)
+        nn.init.normal_(self.weight, std=std * n_inputs**-0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """Return (n_outputs, B) of columns (n_inputs, B)."""
+        return torch.addmm(self.bias[:, None], self.weight, columns)
+
+
+class LevelFunctions(nn.Module):
+    r"""Learned functions of :math:`v = \frac12 \log(s^2 + s_0^2)`, smooth over all levels.
+
+    Few and smooth on purpose: populations are learned where noise is large enough to join the
+    basins, and functions that can do at every level what they like forget them on the way down.
 
     Parameters
     ----------
@@ -88,25 +113,30 @@ class NoiseSplines(nn.Module):
         :math:`s_0`.
     largest : float
         Largest noise.
-    knots : int
-        Number of splines.
+    number : int
+        Number of functions.
     """
 
-    def __init__(self, *, floor: float, largest: float, knots: int) -> None:
+    def __init__(self, *, floor: float, largest: float, number: int) -> None:
         super().__init__()
-        self.floor = floor
-        self.knots = knots
+        self.floor, self.n_waves = floor, N_WAVES
         self.lowest = math.log(floor)
-        self.spacing = (0.5 * math.log(largest**2 + floor**2) - self.lowest) / (knots - 3)
+        self.range = 0.5 * math.log(largest**2 + floor**2) - self.lowest
+        self.first = ColumnLinear(2 * N_WAVES + 1, LEVEL_HIDDEN)
+        nn.init.normal_(self.first.bias, std=0.5)
+        self.second = ColumnLinear(LEVEL_HIDDEN, number)
 
     def forward(self, variance: Tensor) -> Tensor:
-        """Return the splines (knots, B) of the variance (B,) of the noise."""
+        """Return the functions (number, B) of the variance (B,) of the noise."""
         v = 0.5 * torch.log(variance + self.floor**2)
-        place = (v - self.lowest) / self.spacing + 1.0
-        knot = torch.arange(self.knots, dtype=variance.dtype, device=variance.device)
-        away = (place[None, :] - knot[:, None]).abs()
-        outer, inner = (2.0 - away).clamp(min=0.0), (1.0 - away).clamp(min=0.0)
-        return (outer * outer * outer - 4.0 * inner * inner * inner) / 6.0
+        depth = (v - self.lowest) / self.range
+        waves = [depth - 0.5]
+        for k in range(self.n_waves):
+            angle = math.pi * 2.0**k * depth
+            waves += [torch.cos(angle), torch.sin(angle)]
+        hidden = self.first(torch.stack(waves))
+        functions: Tensor = self.second(nn.functional.silu(hidden))
+        return functions
 
 
 class InvariantEnergy(EnergyModel):
@@ -137,6 +167,7 @@ class InvariantEnergy(EnergyModel):
     def __init__(self, config: InvariantConfig, inputs: NetworkInputs) -> None:
         n_beads = _checked_beads(inputs)
         super().__init__(n_beads=n_beads, n_dims=3, t_min=config.t_min, t_max=config.t_max)
+        self.softening, self.volume_weight = SOFTENING, VOLUME_WEIGHT
         self.beta_min, self.beta_max = inputs.schedule.beta_min, inputs.schedule.beta_max
         choice = choose_features(n_beads, inputs.topology)
         self.measurement = Measurement(n_beads, choice)
@@ -153,7 +184,7 @@ class InvariantEnergy(EnergyModel):
 
         largest = math.sqrt(math.expm1(0.5 * (self.beta_min + self.beta_max)))
         floor = cast(float, config.noise_floor)
-        self.splines = NoiseSplines(floor=floor, largest=largest, knots=config.knots)
+        self.levels = LevelFunctions(floor=floor, largest=largest, number=config.levels)
         self._add_parameters(config, len(choice.windows[0]), choice.pair_classes)
         n_types = max(bead_types(n_beads, inputs.topology)) + 1 if choice.window_types else 0
         self.types = nn.Parameter(0.1 * torch.randn(n_types * WINDOW, config.hidden_dim))
@@ -161,23 +192,20 @@ class InvariantEnergy(EnergyModel):
     def _add_parameters(
         self, config: InvariantConfig, n_inputs: int, pair_classes: tuple[int, ...]
     ) -> None:
-        hidden_dim, knots = config.hidden_dim, config.knots
+        hidden_dim = config.hidden_dim
         sizes = [n_inputs] + config.layers * [hidden_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            ColumnLinear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        for layer in self.layers:
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-            nn.init.zeros_(layer.bias)
         n_classes = max(pair_classes) + 1
         start = torch.full((n_classes,), 0.4)
         if self.coupled:
             start = torch.where(self.upper[0] == self.upper[1], 0.4, 0.0)
-        self.curvature = nn.Parameter(start[:, None].repeat(1, knots))
-        self.slope = nn.Parameter(torch.zeros(n_classes, knots))
-        shared, of_level = torch.randn(hidden_dim, 1), torch.randn(hidden_dim, knots)
-        self.shift = nn.Parameter(0.5 * shared + 0.3 * of_level)
-        self.readout = nn.Parameter(torch.zeros(hidden_dim, knots))
+        self.curvature = ColumnLinear(config.levels, len(start), std=0.1)
+        self.curvature.bias = nn.Parameter(start)
+        self.slope = ColumnLinear(config.levels, n_classes, std=0.1)
+        self.shift = ColumnLinear(config.levels, hidden_dim, std=0.5)
+        self.readout = ColumnLinear(config.levels, hidden_dim, std=0.5)
 
     def prepare(self, frames: Tensor) -> None:
         """Take mean and width of every distance from standardised frames (frames, N, 3)."""
@@ -195,7 +223,7 @@ class InvariantEnergy(EnergyModel):
 
     def level(self, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and width (P, B) of the distances at a variance (B,) of the noise."""
-        v = variance[None, :] + SOFTENING
+        v = variance[None, :] + self.softening
         square = (self.mean * self.mean)[:, None]
         # Of three directions along r one changes |r| much, two little: until noise is all there is.
         mostly_noise = v / (v + square)
@@ -209,42 +237,42 @@ class InvariantEnergy(EnergyModel):
         integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
         variance = torch.expm1(integral)
         y = x.permute(1, 2, 0) * torch.exp(0.5 * integral)
-        distance, volume = self.measurement(y, variance + SOFTENING)
+        distance, volume = self.measurement(y, variance + self.softening)
         mean, width = self.level(variance)
         f = (distance - mean) / width
-        splines = self.splines(variance)
-        quadratic = self._quadratic(f, splines)
-        inputs = self.measurement.in_windows(torch.cat([f, VOLUME_WEIGHT * volume]))
-        network = self._network(inputs, splines)
+        levels = self.levels(variance)
+        quadratic = self._quadratic(f, levels)
+        inputs = self.measurement.in_windows(torch.cat([f, self.volume_weight * volume]))
+        network = self._network(inputs, levels)
         centred = y - y.mean(dim=0, keepdim=True)
         harmonic = 0.5 * (centred * centred).sum(dim=0).sum(dim=0)
         return (harmonic + quadratic + network) / (1.0 + variance)
 
-    def _quadratic(self, f: Tensor, splines: Tensor) -> Tensor:
-        curvature, slope = torch.mm(self.curvature, splines), torch.mm(self.slope, splines)
+    def _quadratic(self, f: Tensor, levels: Tensor) -> Tensor:
+        curvature, slope = self.curvature(levels), self.slope(levels)
         if self.coupled:
             pairs = f.index_select(0, self.upper[0]) * f.index_select(0, self.upper[1])
             return (curvature * pairs).sum(dim=0) + (slope * f).sum(dim=0)
         of_pair = curvature.index_select(0, self.pair_class)
         return (f * (of_pair * f + slope.index_select(0, self.pair_class))).sum(dim=0)
 
-    def _network(self, inputs: Tensor, splines: Tensor) -> Tensor:
+    def _network(self, inputs: Tensor, levels: Tensor) -> Tensor:
         """Return the sum over windows (B,) of a perceptron of their features (F, windows, B)."""
         n_inputs, windows, batch = inputs.shape
         h = inputs.reshape(n_inputs, windows * batch)
-        shift = torch.mm(self.shift, splines)[:, None, :] + self._of_types()[:, :, None]
+        shift = self.shift(levels)[:, None, :] + self._of_types()[:, :, None]
         for index, layer in enumerate(self.layers):
-            h = torch.addmm(layer.bias[:, None], layer.weight, h)
+            h = layer(h)
             if index == 0:
                 h = (h.view(-1, windows, batch) + shift).view(-1, windows * batch)
             h = nn.functional.silu(h)
         of_window = h.view(-1, windows, batch).sum(dim=1)
-        return (torch.mm(self.readout, splines) * of_window).sum(dim=0)
+        return (self.readout(levels) * of_window).sum(dim=0)
 
     def _of_types(self) -> Tensor:
         """Return what the beads' types add to the first layer, (hidden, windows)."""
         if self.window_types.numel() == 0:
-            return torch.zeros(self.shift.shape[0], 1, dtype=self.shift.dtype).to(self.shift.device)
+            return torch.zeros_like(self.shift.bias)[:, None]
         place = torch.arange(self.window_types.shape[1], device=self.window_types.device)
         rows = self.window_types * self.window_types.shape[1] + place
         return self.types[rows].sum(dim=1).t()
@@ -260,9 +288,10 @@ class InvariantEnergy(EnergyModel):
         integral = self.beta_min * schedule_time
         integral += 0.5 * (self.beta_max - self.beta_min) * schedule_time**2
         variance = self.mean.new_tensor([math.expm1(integral)])
-        splines = self.splines(variance)
+        levels = self.levels(variance)
         mean, width = self.level(variance)
-        curvature, slope = (self.curvature @ splines)[:, 0], (self.slope @ splines)[:, 0]
+        curvature = self.curvature(levels)[:, 0]
+        slope = self.slope(levels)[:, 0]
         if self.coupled:
             matrix = curvature.new_zeros(len(self.mean), len(self.mean))
             matrix[self.upper[0], self.upper[1]] = curvature
@@ -273,18 +302,18 @@ class InvariantEnergy(EnergyModel):
         first = self.layers[0]
         weight = first.weight.clone()
         of_volume = self.measurement.is_volume
-        weight[:, of_volume] *= VOLUME_WEIGHT
+        weight[:, of_volume] *= self.volume_weight
         constants = {
             "inverse_alpha": torch.exp(0.5 * variance.new_tensor(integral)),
-            "softening": variance[0] + SOFTENING,
+            "softening": variance[0] + self.softening,
             "envelope": 1.0 / (1.0 + variance[0]),
             "centre": mean[:, 0],
             "inverse_width": 1.0 / width[:, 0],
             "curvature": curvature,
             "slope": slope,
-            "readout": (self.readout @ splines)[:, 0],
+            "readout": self.readout(levels)[:, 0],
             "weight_0": weight,
-            "bias_0": first.bias[:, None] + self.shift @ splines + self._of_types(),
+            "bias_0": first.bias[:, None] + self.shift(levels) + self._of_types(),
         }
         for index, layer in enumerate(list(self.layers)[1:], 1):
             constants[f"weight_{index}"] = layer.weight
