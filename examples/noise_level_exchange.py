@@ -51,7 +51,7 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 def noise(t: float) -> float:
     """Return the noise of a diffusion time in nm, for data that are not shrunk."""
     schedule, time = model.metadata.schedule, torch.tensor(t, dtype=torch.float64)
-    return float(model.metadata.scale * schedule.sigma(time) / schedule.mean_factor(time))
+    return float(model.metadata.scale * schedule.sigma(time) / schedule.alpha(time))
 
 
 def level(t: float, seed: int) -> ReplicaSimulation:

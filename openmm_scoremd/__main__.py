@@ -2,7 +2,7 @@
 
 import sys
 
-from openmm_scoremd.cli.main import main
+from openmm_scoremd.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

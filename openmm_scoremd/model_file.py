@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
@@ -98,6 +99,12 @@ class ScoreModelFile:
         self._device = checked_device(device)
         self._module: ScriptModule = load_archive(self._archive, device=self._device)
         self._run_self_test()
+
+    def uncalled(self) -> ScoreModelFile:
+        """Return the same model as if this process had not called it, from memory."""
+        twin = copy.copy(self)
+        twin._module = load_archive(self._archive, device=self._device)
+        return twin
 
     @property
     def bead_topology(self) -> BeadTopology:

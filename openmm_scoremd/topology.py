@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,13 @@ import openmm.app as app
 from openmm_scoremd._files.atomic import atomic_path, write_text
 from openmm_scoremd.errors import InvalidInputError
 
+logger = logging.getLogger(__name__)
+
 #: Letters for chains whose own names do not fit into the one column of a PDB file.
 _CHAIN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_PDB_SERIAL = 99999
+#: A PDB file has columns for coordinates below this.
+_PDB_NANOMETERS = 99.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +191,7 @@ def write_pdb(
             f"positions have shape {frame.shape}; one frame of this topology is "
             f"({topology.n_beads}, 3)"
         )
-    if not (np.abs(frame) < 99.0).all():
+    if not (np.abs(frame) < _PDB_NANOMETERS).all():
         raise InvalidInputError(
             "a coordinate is NaN or beyond 99 nm, the most a PDB file can hold; centre the frame"
         )
@@ -226,6 +231,56 @@ def write_psf(topology: BeadTopology, path: str | os.PathLike[str]) -> None:
         structure.bonds.append(parmed.Bond(structure.atoms[i], structure.atoms[j]))
     with atomic_path(path) as temporary:
         structure.save(os.fspath(temporary), format="psf", overwrite=True)
+
+
+def write_viewer_files(
+    topology: BeadTopology, positions: npt.ArrayLike, stem: str | os.PathLike[str]
+) -> None:
+    """Write ``stem.pdb`` and ``stem.psf``, beside results that must not be lost with them.
+
+    What a format cannot hold is changed, with a warning in the log: names that are too long are
+    shortened, a frame far away is centred, and coordinates still beyond its columns are cut.
+
+    Parameters
+    ----------
+    topology : BeadTopology
+        What the beads are.
+    positions : (beads, 3), nm
+        Coordinates for the PDB file.
+    stem : path-like
+        Path of both files without their suffix.
+    """
+    frame = np.nan_to_num(np.asarray(positions, dtype=np.float64))
+    if np.abs(frame).max() >= _PDB_NANOMETERS:
+        logger.warning("%s.pdb cannot hold coordinates beyond 99 nm: they are moved", stem)
+        frame = np.clip(frame - frame.mean(axis=0), 0.1 - _PDB_NANOMETERS, _PDB_NANOMETERS - 0.1)
+    try:
+        write_pdb(_shortened(topology, 4), frame, f"{os.fspath(stem)}.pdb")
+    except InvalidInputError as error:
+        logger.warning("no %s.pdb: %s", stem, error)
+    write_psf(_shortened(topology, 8), f"{os.fspath(stem)}.psf")
+
+
+def _shortened(topology: BeadTopology, longest: int) -> BeadTopology:
+    """Return the topology with names of at most so many characters, different in each residue."""
+    places = [
+        (topology.chain_ids[bead], *topology._residue_key(bead)) for bead in range(topology.n_beads)
+    ]
+    fits = [_fits(name, longest) for name in topology.names]
+    taken = {(places[i], topology.names[i]) for i, fit in enumerate(fits) if fit}
+    names = list(topology.names)
+    for bead in range(topology.n_beads):
+        full, number = "".join(names[bead].split()) or "X", 0
+        while not fits[bead]:
+            tail = str(number or "")
+            names[bead] = full[: longest - len(tail)] + tail
+            fits[bead] = (places[bead], names[bead]) not in taken
+            number += 1
+        taken.add((places[bead], names[bead]))
+    residues = ["".join(name.split())[:longest] or "UNK" for name in topology.residue_names]
+    if tuple(names) != topology.names or tuple(residues) != topology.residue_names:
+        logger.warning("names of more than %d characters are shortened for viewers", longest)
+    return dataclasses.replace(topology, names=tuple(names), residue_names=tuple(residues))
 
 
 def _pdb_atom_lines(topology: BeadTopology, angstrom: npt.NDArray[np.float64]) -> Iterator[str]:
@@ -268,11 +323,15 @@ def _chain_letters(topology: BeadTopology) -> list[str]:
 
 def _check_names(topology: BeadTopology, *, longest: int) -> None:
     for name in (*topology.names, *topology.residue_names):
-        if not 1 <= len(name) <= longest or any(character.isspace() for character in name):
+        if not _fits(name, longest):
             raise InvalidInputError(
                 f"the name {name!r} cannot be written in this format; bead and residue names need "
                 f"1 to {longest} characters without spaces"
             )
+
+
+def _fits(name: str, longest: int) -> bool:
+    return 1 <= len(name) <= longest and not any(character.isspace() for character in name)
 
 
 def _check_element(symbol: str) -> None:

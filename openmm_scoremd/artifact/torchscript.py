@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +177,17 @@ def optimised(module: ScriptModule) -> ScriptModule:
     kept = [EXPLICIT] if hasattr(module, EXPLICIT) else None
     frozen: ScriptModule = torch.jit.freeze(module, preserved_attrs=kept)
     return frozen
+
+
+@contextmanager
+def unoptimised() -> Iterator[None]:
+    """Evaluate a module that is used in this way only as its code stands there.
+
+    TorchScript watches the first calls of a module and rounds otherwise from then on. Without that
+    a result does not depend on earlier calls.
+    """
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
 
 
 def returning_forces(module: ScriptModule) -> ScriptModule:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import parmed
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data._presets import ca_bonds, preset_atoms
 from openmm_scoremd.data._reading import atom_chunks
 from openmm_scoremd.data.dataset import CGDataset, check_finite

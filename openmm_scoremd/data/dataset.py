@@ -247,7 +247,10 @@ def split_of_training(
     """
     try:
         config = record["config"]
-        fraction, seed = float(config["data"]["held_back_fraction"]), int(config["seed"])
+        data = config["data"]
+        # The second is its name in models of earlier versions.
+        name = "held_out_fraction" if "held_out_fraction" in data else "held_back_fraction"
+        fraction, seed = float(data[name]), int(config["seed"])
     except (LookupError, TypeError, ValueError) as error:
         raise ModelFileError(
             "the model was trained on this dataset and does not say which frames were held back; "

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import torch
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
 from openmm_scoremd.artifact.torchscript import (
     ScriptModule,

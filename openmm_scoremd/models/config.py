@@ -66,8 +66,13 @@ class NetworkConfig:
                 "or be null"
             )
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether these networks take bead features."""
+        return False
+
     def require_sizes(self, *names: str) -> None:
-        """Check that entries are whole numbers of at least 1, or tuples of such.
+        """Check that entries are whole numbers of at least 1, or, as by default, tuples of such.
 
         Parameters
         ----------
@@ -80,13 +85,13 @@ class NetworkConfig:
             If one is not.
         """
         for name in names:
-            value = getattr(self, name)
-            sizes = value if isinstance(value, tuple) else (value,)
-            if not all(isinstance(size, int) and size >= 1 for size in sizes):
-                raise ConfigurationError(
-                    f"network.{name} is {value}; it must be at least 1"
-                    + (" in every entry" if isinstance(value, tuple) else "")
-                )
+            value, several = getattr(self, name), isinstance(getattr(type(self), name), tuple)
+            sizes = value if several else (value,)
+            if not isinstance(sizes, tuple) or not all(
+                isinstance(size, int) and size >= 1 for size in sizes
+            ):
+                what = "a list of whole numbers" if several else "a whole number"
+                raise ConfigurationError(f"network.{name} is {value}; it must be {what} from 1 on")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,10 @@ where there is no energy::
     import dataclasses
 
     import torch
+    from torch import Tensor
+
     from openmm_scoremd.models.base import EnergyModel
-    from openmm_scoremd.models.config import NetworkConfig
+    from openmm_scoremd.models.config import NetworkConfig, NetworkInputs
 
 
     @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ where there is no energy::
         config_class = SpringsConfig
         invariances = frozenset({"translation", "rotation", "reflection"})
 
-        def __init__(self, config, inputs):
+        def __init__(self, config: SpringsConfig, inputs: NetworkInputs) -> None:
             super().__init__(
                 n_beads=inputs.n_beads,
                 n_dims=inputs.n_dims,
@@ -29,14 +31,15 @@ where there is no energy::
             )
             self.log_stiffness = torch.nn.Parameter(torch.tensor(config.stiffness).log())
 
-        def energy(self, x, t, features=None):
+        def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
+            t = t.clamp(self.t_min, self.t_max)
+            stiffness = self.log_stiffness.exp() / (1.0 + t)
             bonds = x[:, 1:] - x[:, :-1]
-            return 0.5 * self.log_stiffness.exp() * (bonds * bonds).sum(dim=(1, 2))
+            return 0.5 * stiffness * (bonds * bonds).sum(dim=(1, 2))
 
-Annotate ``energy`` with ``torch.Tensor`` and ``torch.Tensor | None`` as in the base class, in a
-file without ``from __future__ import annotations``: exported models are compiled by TorchScript.
-All the rest follows: score, exact time derivative, YAML section, weights file, export, sampling,
-forces. Optional are
+Model files are compiled by TorchScript, so ``energy`` has types as annotations and its file no
+``from __future__ import annotations``. All the rest follows: score, exact time derivative, section
+``network`` of a training configuration, weights file, model file, sampling, forces. Optional are
 
 - ``from_config``, where a configuration can mean several classes;
 - ``prepare``, for statistics of the training frames, kept in buffers of the weights file;
@@ -77,7 +80,7 @@ _BUILT_IN: Final = {
 _REGISTERED: dict[str, type[ScoreModel]] = {}
 
 #: Entries that were renamed.
-_RENAMED: Final = {
+RENAMED: Final = {
     "kind": "family",
     "width": "hidden_dim",
     "head_width": "head_dim",
@@ -85,7 +88,7 @@ _RENAMED: Final = {
     "widths": "hidden_dims",
 }
 #: Entries that once stood in every network's configuration, whatever its family.
-_ONCE_SHARED: Final = frozenset({"layers", "heads", "vocabularies", *_RENAMED.values()})
+_ONCE_SHARED: Final = frozenset({"layers", "heads", "vocabularies", *RENAMED.values()})
 
 Family = TypeVar("Family", bound=type[ScoreModel])
 
@@ -123,6 +126,7 @@ def network_family(name: str) -> type[ScoreModel]:
     ConfigurationError
         If there is none (the nearest name is given), two packages have it, or it cannot be loaded.
     """
+    name = str(name)
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in _BUILT_IN:
@@ -131,7 +135,7 @@ def network_family(name: str) -> type[ScoreModel]:
         return family
     points = [point for point in _entry_points() if point.name == name]
     if not points:
-        nearest = difflib.get_close_matches(str(name), family_names(), n=1)
+        nearest = difflib.get_close_matches(name, family_names(), n=1)
         hint = f" (did you mean {nearest[0]}?)" if nearest else ""
         raise ConfigurationError(
             f"network.family is {name!r}{hint}; it must be one of {', '.join(family_names())}"
@@ -145,8 +149,7 @@ def network_family(name: str) -> type[ScoreModel]:
 def network_config(entries: Mapping[str, Any]) -> NetworkConfig:
     """Return the configuration that plain entries describe, as in JSON or YAML.
 
-    Entries may have their old names; of these configurations, which had the entries of all families,
-    those of other families are passed over.
+    Entries may have their old names, see :func:`renamed_entries`.
 
     Parameters
     ----------
@@ -156,28 +159,53 @@ def network_config(entries: Mapping[str, Any]) -> NetworkConfig:
     Raises
     ------
     ConfigurationError
-        If the family or an entry is unknown, or a value is wrong.
+        If the family or an entry is unknown, there is none, or a value is wrong.
     """
-    current, old = renamed_entries(entries)
-    config_class = network_family(current.get("family", DEFAULT_FAMILY)).config_class
+    current = renamed_entries(entries)
+    if "family" not in current:
+        raise ConfigurationError("network has no family")
+    config_class = network_family(current["family"]).config_class
     known = [field.name for field in dataclasses.fields(config_class)]
-    values: dict[str, Any] = {}
-    for name, value in current.items():
-        if name in known:
-            values[name] = tuple(value) if isinstance(value, list) else value
-        elif not (old and name in _ONCE_SHARED):
-            nearest = difflib.get_close_matches(name, known, n=1)
+    for name in current:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
             raise ConfigurationError(
                 f"network.{name} is no entry of family {config_class.family!r}{hint}"
             )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in current.items()
+    }
     return config_class(**values)
 
 
-def renamed_entries(entries: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return the entries under their present names, and whether any had an old one."""
-    old = [name for name in entries if name in _RENAMED]
-    return {_RENAMED.get(name, name): value for name, value in entries.items()}, bool(old)
+def renamed_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a network under their present names.
+
+    Where one has an old name, those that only other families have are left out: then every
+    configuration had the entries of all families.
+
+    Raises
+    ------
+    ConfigurationError
+        If an entry is given under both of its names.
+    """
+    if not any(name in RENAMED for name in entries):
+        return dict(entries)
+    current: dict[str, Any] = {}
+    for name, value in entries.items():
+        present = RENAMED.get(name, name)
+        if present in current or (present != name and present in entries):
+            raise ConfigurationError(
+                f"network.{present} is given twice, also under its old name; give it once"
+            )
+        current[present] = value
+    try:
+        config_class = network_family(current.get("family", DEFAULT_FAMILY)).config_class
+    except ConfigurationError:
+        return current
+    own = {field.name for field in dataclasses.fields(config_class)}
+    return {name: v for name, v in current.items() if name in own or name not in _ONCE_SHARED}
 
 
 def build_model(

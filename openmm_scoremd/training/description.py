@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from openmm_scoremd._files.atomic import package_versions
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.data.dataset import CGDataset
 from openmm_scoremd.geometry import distances
 from openmm_scoremd.models.base import ScoreModel

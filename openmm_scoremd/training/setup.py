@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, split_frames
 from openmm_scoremd.data.regions import (
     region_of_frames,
     region_weights,
@@ -149,7 +149,7 @@ def batch_stream(
 
 def _training_positions(config: TrainingConfig, dataset: CGDataset) -> NDArray[np.floating]:
     training, _ = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
+        dataset.n_frames, held_back_fraction=config.data.held_out_fraction, seed=config.seed
     )
     return dataset.positions[training]
 
@@ -212,28 +212,6 @@ def build_fabric(hardware: HardwareConfig) -> Fabric:
             f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
             f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
         ) from error
-
-
-def training_dataset(config: TrainingConfig) -> tuple[CGDataset, CGDataset | None]:
-    """Return the frames a configuration trains on and those it holds back.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Configuration of the run.
-
-    Returns
-    -------
-    training : CGDataset
-        Frames seen in training.
-    held_back : CGDataset or None
-        The others; None if there are none.
-    """
-    dataset = load_dataset(config.data.path)
-    training, held_back = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
-    )
-    return dataset.subset(training), dataset.subset(held_back) if len(held_back) else None
 
 
 def _noise_floor(config: TrainingConfig) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import openmm
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.analysis.observables import phi_psi
 from openmm_scoremd.artifact.torchscript import load_module, tensor_digest
 from openmm_scoremd.data.dataset import load_dataset

@@ -111,14 +111,14 @@ class FirstAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, torch.mm(points, nodes))
         return blend, points, (by_replica, attention, of_gate)
 
-    def pull_back(self, gradient: Tensor, x: Tensor, saved: OfFirst, besides: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor, x: Tensor, saved: OfFirst, besides: Tensor) -> Tensor:
         """Return the gradient with respect to the coordinates.
 
         It is added to what they have ``besides``, (M, 3), which is overwritten.
         """
         batch, n_beads, heads = x.shape[0], self.n_beads, self.heads
         by_replica, attention, of_gate = saved
-        of_new = self.gate.pull_back_new(gradient, of_gate)
+        of_new = self.gate.vjp_new(gradient, of_gate)
         of_mixed = torch.mm(of_new, self._of_mixed())
         if self.few:
             of_mixed = of_mixed.view(batch, n_beads * heads, n_beads + 3)
@@ -212,11 +212,11 @@ class AbsorbedAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, nodes)
         return blend, (query, memory, memory, attention, of_norm, of_gate)
 
-    def pull_back(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
+    def vjp(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to the nodes and, by this layer, coordinates (M, 3)."""
         query, memory, _, attention, of_norm, of_gate = saved
         batch, heads, inner = memory.shape[0], self.heads, self.width + 3
-        of_new, of_old = self.gate.pull_back(gradient, of_gate)
+        of_new, of_old = self.gate.vjp(gradient, of_gate)
         of_mixed = torch.mm(of_new, self.output).view(batch, -1, inner)
         of_attention = torch.bmm(memory, of_mixed.transpose(1, 2))
         of_logits = torch.ops.aten._softmax_backward_data(
@@ -228,7 +228,7 @@ class AbsorbedAttention(nn.Module):
         of_normalised, of_x = torch.split(less.view(-1, inner), [self.width, 3], dim=1)
         of_normalised = torch.addmm(of_normalised, of_query, self.query, beta=-1.0)
         of_x = torch.addmm(of_x, of_new, self.displaced, beta=-1.0)
-        return self.norm.pull_back(of_normalised, of_norm, of_old), of_x
+        return self.norm.vjp(of_normalised, of_norm, of_old), of_x
 
 
 class FactorisedAttention(nn.Module):
@@ -307,12 +307,12 @@ class FactorisedAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, nodes)
         return blend, (query, key, value, attention, of_norm, of_gate)
 
-    def pull_back(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
+    def vjp(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to the nodes and, by this layer, coordinates (M, 3)."""
         query, key, value, attention, of_norm, of_gate = saved
         heads, n_beads, inner = self.heads, key.shape[1], self.head_dim + 3
         batch = key.shape[0] // heads
-        of_new, of_old = self.gate.pull_back(gradient, of_gate)
+        of_new, of_old = self.gate.vjp(gradient, of_gate)
         of_mixed = torch.mm(of_new, self.output).view(batch, n_beads, heads, inner)
         of_mixed = self._by_head(of_mixed)
         of_attention = torch.bmm(value, of_mixed.transpose(1, 2))
@@ -326,7 +326,7 @@ class FactorisedAttention(nn.Module):
         of_normalised = torch.mm(of_query, self.query)
         of_normalised = of_normalised.addmm_(of_flat.reshape(batch * n_beads, -1), self.key_value)
         of_x = of_x.sum(dim=[2, 3]).view(-1, 3).addmm_(of_new, self.displaced)
-        return self.norm.pull_back(of_normalised, of_norm, of_old), of_x
+        return self.norm.vjp(of_normalised, of_norm, of_old), of_x
 
     def _by_head(self, values: Tensor) -> Tensor:
         """Bring (B, N, heads, inner) to (B * heads, N, inner)."""

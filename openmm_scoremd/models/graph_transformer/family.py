@@ -51,7 +51,7 @@ class GraphTransformerEnergy(EnergyModel):
         decoded = self.network.decoded(x, t, features, self.decoder.weight[0])
         return (decoded + self.decoder.bias).sum(dim=1) / self.network.output_unit(t)
 
-    def at_time(self, t: float, features: Tensor | None = None) -> nn.Module:
+    def at_time(self, t: float, features: Tensor | None = None) -> FoldedGraphTransformer:
         """Return the network with everything constant folded in, and its gradient written out."""
         return FoldedGraphTransformer(self.network, self.decoder, t=t, features=features)
 

@@ -77,7 +77,9 @@ class FoldedGraphTransformer(nn.Module):
             layers = [cast(TransformerLayer, layer) for layer in network.layers]
             nodes = _initial_nodes(network, t, features)
             head_dim = layers[0].attention.head_dim
-            chosen = form or choose_form(len(nodes), width=network.hidden_dim, head_dim=head_dim)
+            chosen = form or choose_form(
+                len(nodes), hidden_dim=network.hidden_dim, head_dim=head_dim
+            )
             fold = {"absorbed": _fold_absorbed, "factorised": _fold_factorised}[chosen]
             self.first_attention = _fold_first(layers[0], nodes, network.edge)
             self.attentions = nn.ModuleList(
@@ -134,16 +136,16 @@ class FoldedGraphTransformer(nn.Module):
             nodes, of_attention = attention.evaluate(nodes, x, points)  # type: ignore[operator]
             of_attentions.append(of_attention)
         energies, of_last = self.last.evaluate_decoded(nodes, self.decoder, self._offset())
-        gradient = self.last.pull_back_decoded(self.decoder, of_last)
+        gradient = self.last.vjp_decoded(self.decoder, of_last)
         of_x: Tensor | None = None
         for feed_forward, attention in zip(  # noqa: B905
             self.before_reversed, self.attentions_reversed
         ):
-            gradient, more = attention.pull_back(gradient, of_attentions.pop())  # type: ignore[operator]
+            gradient, more = attention.vjp(gradient, of_attentions.pop())  # type: ignore[operator]
             of_x = more if of_x is None else more.add_(of_x)
-            gradient = feed_forward.pull_back(gradient, of_feed_forwards.pop())  # type: ignore[operator]
+            gradient = feed_forward.vjp(gradient, of_feed_forwards.pop())  # type: ignore[operator]
         besides = torch.zeros_like(x).view(-1, 3) if of_x is None else of_x
-        gradient = self.first_attention.pull_back(gradient, x, of_first, besides)
+        gradient = self.first_attention.vjp(gradient, x, of_first, besides)
         return energies.view(x.shape[0], -1).sum(dim=1), gradient
 
     def _offset(self) -> Tensor:
@@ -151,7 +153,7 @@ class FoldedGraphTransformer(nn.Module):
         return self.decoder_bias / self.first_attention.n_beads
 
 
-def choose_form(n_beads: int, *, width: int, head_dim: int) -> AttentionForm:
+def choose_form(n_beads: int, *, hidden_dim: int, head_dim: int) -> AttentionForm:
     """Return the form of attention that takes less time.
 
     Multiply-adds per bead and head, for projections and pairs of beads, are (W + N) (W + 3)
@@ -159,8 +161,8 @@ def choose_form(n_beads: int, *, width: int, head_dim: int) -> AttentionForm:
     this count to 5 %, and TorchScript is faster absorbed while that has up to a tenth more, because
     it needs fewer operators: with D = 64 up to 171 beads for W = 96, up to 29 for W = 128.
     """
-    absorbed = (width + n_beads) * (width + 3)
-    factorised = width * (2 * head_dim + 3) + n_beads * (head_dim + 3)
+    absorbed = (hidden_dim + n_beads) * (hidden_dim + 3)
+    factorised = hidden_dim * (2 * head_dim + 3) + n_beads * (head_dim + 3)
     return "absorbed" if absorbed <= 1.1 * factorised else "factorised"
 
 

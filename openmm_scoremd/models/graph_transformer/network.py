@@ -67,6 +67,11 @@ class GraphTransformerConfig(NetworkConfig):
     vocabularies: tuple[int, ...] = ()
     feature_dim: int = 16
 
+    @property
+    def needs_features(self) -> bool:
+        """Whether these networks take bead features."""
+        return bool(self.vocabularies)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_sizes(
@@ -290,7 +295,7 @@ class GraphTransformer(nn.Module):
         return nodes
 
     def decoded(self, x: Tensor, t: Tensor, features: Tensor | None, decoder: Tensor) -> Tensor:
-        """Return the products (B, N) of the embeddings with ``decoder`` (hidden_dim,), to be compiled.
+        """Return products (B, N) of the embeddings with ``decoder`` (hidden_dim,), to be compiled.
 
         The last block never computes the embeddings themselves.
         """

@@ -39,7 +39,7 @@ BACKENDS = [
 def blurred_energies(frames, t):
     """Energies, kJ/mol, of the data blurred by the noise of ``t``; positions (F, 1, 3) in nm."""
     schedule, time = VPSchedule(), torch.tensor(t, dtype=torch.float64)
-    noise = float(schedule.sigma(time) / schedule.mean_factor(time))
+    noise = float(schedule.sigma(time) / schedule.alpha(time))
     variance = 0.2**2 + noise**2
     x, y = frames[:, 0, 0] / SCALE, frames[:, 0, 1] / SCALE
     density = sum(

@@ -23,11 +23,9 @@ import openmm
 import pytest
 import torch
 
-from openmm_scoremd._files.atomic import result_folder, sha256_of_file
-from openmm_scoremd.cli.commands import COMMANDS
-from openmm_scoremd.cli.main import main
+from openmm_scoremd._files.run_record import sha256_of_file
+from openmm_scoremd.cli.main import COMMANDS, main
 from openmm_scoremd.data.dataset import load_dataset
-from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -40,7 +38,7 @@ TRAJECTORY = str(ROOT / "tests/data/alanine_dipeptide_200.dcd")
 TOPOLOGY = str(ROOT / "tests/data/alanine_dipeptide.pdb")
 CONFIG = """
 title: tiny
-network: {width: 8, layers: 1, heads: 2, head_width: 4, noise_floor: 0.1}
+network: {hidden_dim: 8, layers: 1, heads: 2, head_dim: 4, noise_floor: 0.1}
 hardware: {accelerator: cpu, backend: eager}
 epochs: 2
 batch_size: 16
@@ -674,7 +672,7 @@ class TestHelp:
         for expected in (
             "--replicas N number of replicas; 100 if not given",
             "--seed N seed of all random numbers; 0 if not given",
-            "--backend {auto,torchforce,pythonforce,compiled,best} how OpenMM evaluates",
+            "--backend {auto,torchforce,pythonforce,kernel,best} how OpenMM evaluates",
             "--device {cpu,cuda} where independent frames are drawn (default: cpu)",
             "--timestep X in ps; 0.002 if not given",
         ):
@@ -699,7 +697,7 @@ class TestHelp:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         loaded = set(done.stderr.split())
-        assert "openmm_scoremd.cli.commands" in loaded
+        assert "openmm_scoremd.cli.simulate" in loaded
         assert loaded.isdisjoint({"torch", "openmm", "mdtraj", "numpy", "jsonargparse"})
 
 
@@ -722,7 +720,6 @@ def test_commands_in_the_documentation_can_be_given(monkeypatch, line):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setitem(COMMANDS, words[0], record)
-    monkeypatch.setattr("openmm_scoremd.cli.main.train", record)
     done = scoremd(*words)
     assert (done.code, done.err) == (0, "")
     assert len(called) == 1
@@ -759,40 +756,3 @@ def test_warnings_go_to_standard_error(workshop, capsys, monkeypatch):
     assert code == 0
     assert "WARNING: hot.npz is of 350 K and tiny.pt of 300 K" in captured.err
     assert "WARNING" not in captured.out
-
-
-class TestResultFolder:
-    def test_files_that_may_be_there(self, tmp_path):
-        (tmp_path / ".lock").touch()
-        with result_folder(tmp_path, besides=frozenset({".lock"})) as folder:
-            assert folder == tmp_path
-        with pytest.raises(InvalidInputError, match="not empty"), result_folder(tmp_path):
-            pass
-
-    def test_new_folder_with_parents(self, tmp_path):
-        with result_folder(tmp_path / "a" / "b") as folder:
-            (folder / "file").write_text("x")
-        assert (tmp_path / "a" / "b" / "file").exists()
-
-    def test_empty_folder_that_was_there_stays(self, tmp_path):
-        with result_folder(str(tmp_path)) as folder:
-            assert folder == tmp_path
-        assert tmp_path.is_dir()
-
-    def test_new_folder_that_stayed_empty_goes(self, tmp_path):
-        with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "new"):
-            raise ZeroDivisionError
-        assert not (tmp_path / "new").exists()
-
-    def test_what_was_written_before_an_error_stays(self, tmp_path):
-        with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "new") as folder:
-            (folder / "file").write_text("x")
-            raise ZeroDivisionError
-        assert (tmp_path / "new" / "file").exists()
-
-    def test_full_folder_and_file(self, tmp_path):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(InvalidInputError, match="is not empty"), result_folder(tmp_path):
-            pass
-        with pytest.raises(InvalidInputError, match="is a file"), result_folder(tmp_path / "file"):
-            pass

@@ -8,17 +8,19 @@ import sys
 import numpy as np
 import pytest
 import torch
-from openmm_scoremd.export.folded import FoldedGraphTransformer
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.artifact.metadata import read_metadata
 from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, select_particles
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import (
     ExpertDescription,
     TrainedModel,
@@ -106,7 +108,7 @@ def test_weights_are_folded_in_double_precision_and_rounded_once(make_trained, p
     trained = make_trained("graph")
     export_torchscript(trained, path)
     module = load_module(path, device="cpu")
-    expected = dict(FoldedGraphTransformer(trained.model.double(), t=1e-5).named_buffers())
+    expected = dict(trained.model.double().at_time(1e-5).named_buffers())
     found = dict(module.force_energy.named_buffers())
     assert found.keys() == expected.keys()
     for name, value in found.items():
@@ -213,7 +215,7 @@ def test_metadata(make_trained, path, tmp_path):
     assert metadata.schedule == VPSchedule(0.1, 20.0)
     assert metadata.translation_invariant
     assert metadata.dtype == "float64"
-    assert metadata.architecture["width"] == 12
+    assert metadata.architecture["hidden_dim"] == 12
     assert metadata.dataset_sha256 == "ab" * 32
     assert metadata.weights_sha256 == sha256_of_file(weights)
     assert metadata.bond_ranges == ((0.1, 0.2),) * 4
@@ -374,11 +376,11 @@ def test_a_network_that_gives_nan(make_trained, path):
 # --- Mixtures --------------------------------------------------------------------------------
 
 TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
-SIZES = {"width": 8, "layers": 1, "heads": 2, "head_width": 4, "widths": (7,)}
+SIZES = {"hidden_dim": 8, "layers": 1, "heads": 2, "head_dim": 4}
 CONSERVATIVE_LOW = [
-    NetworkConfig(**SIZES, noise_floor=0.01),
-    NetworkConfig(**SIZES, output="direct", t_min=0.1, t_max=0.6),
-    NetworkConfig(**SIZES, kind="mlp", t_min=0.6),
+    GraphTransformerConfig(**SIZES, noise_floor=0.01),
+    GraphTransformerConfig(**SIZES, output="direct", t_min=0.1, t_max=0.6),
+    MLPConfig(hidden_dims=(7,), t_min=0.6),
 ]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from openmm_scoremd.export.exported import ExportedModel, FixedTimeEnergy
+from openmm_scoremd.export.exported import ExportedModel
+from openmm_scoremd.models.base import FixedTimeEnergy
 
 KT, SCALE = 2.5, 0.2
 

@@ -105,9 +105,7 @@ def test_derivatives_are_those_of_the_energy(n_beads):
         times, step = times_of(x, t), 1e-6
         score, of_time = model.score_and_time_derivative(x, times)
         above, below = model.energy(x, times + step * t), model.energy(x, times - step * t)
-        torch.testing.assert_close(
-            -of_time, (above - below) / (2 * step * t), rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(-of_time, (above - below) / (2 * step * t), rtol=1e-5, atol=1e-5)
         shift = torch.zeros_like(x)
         shift[:, 1, 2] = step
         slope = (model.energy(x + shift, times) - model.energy(x - shift, times)) / (2 * step)

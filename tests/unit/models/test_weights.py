@@ -8,11 +8,13 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from openmm_scoremd.models.factory import NetworkConfig, build_model
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import build_model
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import (
     ExpertDescription,
     TrainedModel,
@@ -81,7 +83,7 @@ def test_header_describes_the_model(path):
     assert header["schema_version"] == 2
     assert header["translation_invariant"] is False
     assert header["title"] == "toy"
-    assert header["network"]["kind"] == "mlp"
+    assert header["network"]["family"] == "mlp"
     assert header["schedule"] == {"beta_min": 0.1, "beta_max": 20.0}
     assert header["topology"]["names"] == ["B0"]
     assert header["temperature"] == 310.0
@@ -207,10 +209,10 @@ def test_unknown_entries_are_refused(path):
 @pytest.mark.parametrize(
     ("section", "entry", "value"),
     [
-        ("network", "kind", "transformer"),
-        ("network", "widths", 3),
-        ("network", "widths", [9, 8]),
-        ("network", "widths", [9.5, 7]),
+        ("network", "family", "transformer"),
+        ("network", "hidden_dims", 3),
+        ("network", "hidden_dims", [9, 8]),
+        ("network", "hidden_dims", [9.5, 7]),
         ("network", "t_max", "late"),
         ("network", "dropout", 0.1),
         ("schedule", "beta_min", -1.0),
@@ -291,9 +293,9 @@ TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
 def mixture(make_trained):
     """Three networks for points in the plane, one of them without an energy."""
     networks = [
-        NetworkConfig(kind="mlp", widths=(9, 7), noise_floor=0.01),
-        NetworkConfig(kind="mlp", widths=(5,), output="direct", t_min=0.1, t_max=0.6),
-        NetworkConfig(kind="mlp", widths=(4,), t_min=0.6),
+        MLPConfig(hidden_dims=(9, 7), noise_floor=0.01),
+        MLPConfig(hidden_dims=(5,), output="direct", t_min=0.1, t_max=0.6),
+        MLPConfig(hidden_dims=(4,), t_min=0.6),
     ]
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -360,8 +362,8 @@ def test_files_that_know_no_mixtures(path):
         (lambda experts: experts[1].update(t_max="late"), ":"),
         (lambda experts: experts[1].update(weight=1.0), "metadata's experts"),
         (lambda experts: experts[1].pop("network"), "metadata's experts"),
-        (lambda experts: experts[1]["network"].update(widths=[6]), "size mismatch"),
-        (lambda experts: experts[1]["network"].update(kind="gnn"), "gnn"),
+        (lambda experts: experts[1]["network"].update(hidden_dims=[6]), "size mismatch"),
+        (lambda experts: experts[1]["network"].update(family="gnn"), "gnn"),
         (lambda experts: experts.append(3), "metadata's experts"),
     ],
 )

@@ -133,8 +133,6 @@ def test_no_replicas(small):
 def test_other_networks_are_refused():
     buffers = dict(make_model(5, 16, 2).at_time(T).named_buffers())
     with pytest.raises(InvalidInputError, match=r"no readout.*export it again"):
-        InvariantKernel(
-            {k: v for k, v in buffers.items() if k != "readout"}, n_beads=5, unit=UNIT
-        )
+        InvariantKernel({k: v for k, v in buffers.items() if k != "readout"}, n_beads=5, unit=UNIT)
     with pytest.raises(InvalidInputError, match=r"torch\.float32, torch\.float64"):
         InvariantKernel({**buffers, "readout": buffers["readout"].float()}, n_beads=5, unit=UNIT)

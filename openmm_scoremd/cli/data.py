@@ -1,0 +1,89 @@
+"""``scoremd coarse-grain``: from an all-atom trajectory to a dataset."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from openmm_scoremd.cli.options import require_suffix
+from openmm_scoremd.cli.progress import progress_bar
+from openmm_scoremd.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import mdtraj
+
+    from openmm_scoremd.data.coarse_graining import CoarseGrainingMap
+    from openmm_scoremd.data.dataset import CGDataset
+
+logger = logging.getLogger(__name__)
+
+
+def coarse_grain(
+    trajectory: Annotated[list[str], "trajectory files of any format that MDTraj reads"],
+    *,
+    topology: Annotated[str, "PDB, mmCIF, prmtop, PSF or GROMACS top of all atoms"],
+    temperature: Annotated[float, "temperature of the trajectory in K"],
+    output: Annotated[str, "dataset to write (.npz); bead topologies (.pdb, .psf) go beside it"],
+    preset: Annotated[
+        Literal["alanine-dipeptide", "backbone-cb", "ca"] | None,
+        "which atoms become beads: a named set,",
+    ] = None,
+    selection: Annotated[str | None, "or a selection of MDTraj, such as 'name CA',"] = None,
+    indices: Annotated[list[int] | None, "or atom indices from 0, such as 4,6,8"] = None,
+    stride: Annotated[int, "take every n-th frame", 1] = 1,
+) -> None:
+    """Make a CG dataset from an all-atom trajectory."""
+    from openmm_scoremd.data.coarse_graining import coarse_grain_trajectory, load_topology
+    from openmm_scoremd.data.dataset import save_dataset
+    from openmm_scoremd.trajectories.reading import without_c_output
+    from openmm_scoremd.units import thermal_energy
+
+    thermal_energy(temperature)
+    require_suffix(output, ".npz")
+    _require_new_files(output, ".npz", ".pdb", ".psf")
+    atoms = load_topology(topology)
+    mapping = _bead_choice(atoms, preset, selection, indices)
+    with progress_bar("reading frames") as advance, without_c_output():
+        dataset = coarse_grain_trajectory(
+            trajectory, atoms, mapping, temperature=temperature, stride=stride, progress=advance
+        )
+    scale = dataset.scale  # An error if there is nothing to learn, better now than in training.
+    save_dataset(dataset, output)
+    _write_bead_topologies(dataset, output)
+    print(
+        f"{output}: {dataset.n_frames:,} frames of {dataset.n_beads} beads at "
+        f"{dataset.temperature:g} K, scale {scale:.4f} nm"
+    )
+
+
+def _require_new_files(path: str, *suffixes: str) -> None:
+    # Files that nobody named must replace nothing: the topology may lie where they go.
+    for file in (Path(path).with_suffix(suffix) for suffix in suffixes):
+        if file.exists():
+            raise InvalidInputError(f"{file} exists already; give another name for the output")
+
+
+def _bead_choice(
+    atoms: mdtraj.Topology, preset: str | None, selection: str | None, indices: list[int] | None
+) -> CoarseGrainingMap:
+    from openmm_scoremd.data.coarse_graining import CoarseGrainingMap
+
+    if sum(choice is not None for choice in (preset, selection, indices)) != 1:
+        raise InvalidInputError("give exactly one of --preset, --selection and --indices")
+    if preset is not None:
+        return CoarseGrainingMap.from_preset(atoms, preset)
+    if selection is not None:
+        return CoarseGrainingMap.from_selection(atoms, selection)
+    return CoarseGrainingMap.from_indices(atoms, indices or [])
+
+
+def _write_bead_topologies(dataset: CGDataset, output: str) -> None:
+    from openmm_scoremd.topology import write_pdb, write_psf
+
+    try:
+        write_pdb(dataset.topology, dataset.positions[0], Path(output).with_suffix(".pdb"))
+        write_psf(dataset.topology, Path(output).with_suffix(".psf"))
+    # The dataset is there, and nothing else is needed.
+    except InvalidInputError as error:
+        logger.warning("no bead topology beside %s: %s", output, error)
