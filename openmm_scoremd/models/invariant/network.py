@@ -1,8 +1,8 @@
 r"""Energies of internal coordinates: the family ``invariant``.
 
 In blurred, not shrunk coordinates :math:`y = x / \alpha` with noise of standard deviation
-:math:`s = \sigma / \alpha`, the energy is a function of distances and signed volumes. So it does not
-change when a molecule moves or turns, and it changes when the molecule is reflected. With
+:math:`s = \sigma / \alpha`, the energy is a function of distances and signed volumes. So it does
+not change when a molecule moves or turns, and it changes when the molecule is reflected. With
 :math:`\tilde s^2 = s^2 + 10^{-8}`:
 
 .. math::
@@ -15,15 +15,16 @@ change when a molecule moves or turns, and it changes when the molecule is refle
    E = \frac{1}{1 + s^2} \left[\tfrac12 |y - \bar y|^2 + \tfrac12 f^T A(v) f + b(v)^T f
        + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac12 \log(s^2 + s_0^2)
 
-Distances are standardised at every level of noise, so that bonds at little noise and clouds of beads
-at much noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the
+Distances are standardised at every level of noise, so that bonds at little noise and clouds of
+beads at much noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the
 distances in the data: exactly where noise is small or large against the distance, smoothly between.
 The rest depends on the level through a few smooth functions of :math:`v`: below :math:`s_0` the
-energy changes with the widths alone, because there denoising can teach nothing else. What is learned
-at :math:`s_0` then holds down to the data.
+energy changes with the widths alone, because there denoising can teach nothing else. What is
+learned at :math:`s_0` then holds down to the data.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import cast
 
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.base import EnergyModel
 from openmm_scoremd.models.config import NetworkConfig, NetworkInputs
-from openmm_scoremd.models.invariant.choice import WINDOW, bead_types, choose_features
+from openmm_scoremd.models.invariant.choice import bead_types, choose_features
 from openmm_scoremd.models.invariant.folded import FoldedInvariant
 from openmm_scoremd.models.invariant.measure import Measurement
 
@@ -121,7 +122,7 @@ class LevelFunctions(nn.Module):
         super().__init__()
         self.floor, self.n_waves = floor, N_WAVES
         self.lowest = math.log(floor)
-        self.range = 0.5 * math.log(largest**2 + floor**2) - self.lowest
+        self.span = 0.5 * math.log(largest**2 + floor**2) - self.lowest
         self.first = ColumnLinear(2 * N_WAVES + 1, LEVEL_HIDDEN)
         nn.init.normal_(self.first.bias, std=0.5)
         self.second = ColumnLinear(LEVEL_HIDDEN, number)
@@ -129,7 +130,7 @@ class LevelFunctions(nn.Module):
     def forward(self, variance: Tensor) -> Tensor:
         """Return the functions (number, B) of the variance (B,) of the noise."""
         v = 0.5 * torch.log(variance + self.floor**2)
-        depth = (v - self.lowest) / self.range
+        depth = (v - self.lowest) / self.span
         waves = [depth - 0.5]
         for k in range(self.n_waves):
             angle = math.pi * 2.0**k * depth
@@ -137,6 +138,53 @@ class LevelFunctions(nn.Module):
         hidden = self.first(torch.stack(waves))
         functions: Tensor = self.second(nn.functional.silu(hidden))
         return functions
+
+
+class TypesOfWindows(nn.Module):
+    """What the types of its beads add to the first layer of every window.
+
+    Parameters
+    ----------
+    types : Tensor, shape (windows, beads)
+        Type of every bead of every window.
+    n_types : int
+        Number of types.
+    hidden_dim : int
+        Width of the layer.
+    """
+
+    rows: Tensor
+
+    def __init__(self, types: Tensor, *, n_types: int, hidden_dim: int) -> None:
+        super().__init__()
+        # A bead counts by its type and its place in the window.
+        place = torch.arange(types.shape[1])
+        self.register_buffer("rows", types * types.shape[1] + place, persistent=False)
+        self.table = nn.Parameter(0.1 * torch.randn(n_types * types.shape[1], hidden_dim))
+
+    def forward(self) -> Tensor:
+        """Return (hidden_dim, windows)."""
+        return self.table[self.rows].sum(dim=1).t()
+
+
+class NoTypes(nn.Module):
+    """The same for one window, of a molecule that the network is made for: nothing.
+
+    Parameters
+    ----------
+    hidden_dim : int
+        Width of the layer.
+    """
+
+    zero: Tensor
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(hidden_dim, 1), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return (hidden_dim, 1)."""
+        return self.zero
 
 
 class InvariantEnergy(EnergyModel):
@@ -162,7 +210,6 @@ class InvariantEnergy(EnergyModel):
     width: Tensor
     pair_class: Tensor
     upper: Tensor
-    window_types: Tensor
 
     def __init__(self, config: InvariantConfig, inputs: NetworkInputs) -> None:
         n_beads = _checked_beads(inputs)
@@ -177,8 +224,6 @@ class InvariantEnergy(EnergyModel):
         self.register_buffer("mean", torch.ones(n_pairs))
         self.register_buffer("width", torch.ones(n_pairs))
         self.register_buffer("pair_class", torch.tensor(choice.pair_classes), persistent=False)
-        types = torch.tensor(choice.window_types, dtype=torch.int64).reshape(-1, WINDOW)
-        self.register_buffer("window_types", types, persistent=False)
         upper = torch.triu_indices(n_pairs, n_pairs) if choice.coupled else torch.empty(2, 0)
         self.register_buffer("upper", upper.long(), persistent=False)
 
@@ -186,8 +231,11 @@ class InvariantEnergy(EnergyModel):
         floor = cast(float, config.noise_floor)
         self.levels = LevelFunctions(floor=floor, largest=largest, number=config.levels)
         self._add_parameters(config, len(choice.windows[0]), choice.pair_classes)
-        n_types = max(bead_types(n_beads, inputs.topology)) + 1 if choice.window_types else 0
-        self.types = nn.Parameter(0.1 * torch.randn(n_types * WINDOW, config.hidden_dim))
+        n_types = max(bead_types(n_beads, inputs.topology)) + 1
+        self.of_types: nn.Module = NoTypes(config.hidden_dim)
+        if choice.window_types:
+            types = torch.tensor(choice.window_types)
+            self.of_types = TypesOfWindows(types, n_types=n_types, hidden_dim=config.hidden_dim)
 
     def _add_parameters(
         self, config: InvariantConfig, n_inputs: int, pair_classes: tuple[int, ...]
@@ -195,7 +243,7 @@ class InvariantEnergy(EnergyModel):
         hidden_dim = config.hidden_dim
         sizes = [n_inputs] + config.layers * [hidden_dim]
         self.layers = nn.ModuleList(
-            ColumnLinear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            ColumnLinear(n_in, n_out) for n_in, n_out in itertools.pairwise(sizes)
         )
         n_classes = max(pair_classes) + 1
         start = torch.full((n_classes,), 0.4)
@@ -211,7 +259,7 @@ class InvariantEnergy(EnergyModel):
         """Take mean and width of every distance from standardised frames (frames, N, 3)."""
         first, second = self.measurement.pairs.unbind(1)
         count, total, squares = len(frames), 0.0, 0.0
-        for part in frames.double().split(max(1, 2**24 // len(self.mean))):
+        for part in torch.split(frames.double(), max(1, 2**24 // len(self.mean))):
             distance = (part[:, first] - part[:, second]).norm(dim=2)
             total = total + distance.sum(dim=0)
             squares = squares + distance.square().sum(dim=0)
@@ -236,7 +284,8 @@ class InvariantEnergy(EnergyModel):
         t = t.clamp(self.t_min, self.t_max)
         integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
         variance = torch.expm1(integral)
-        y = x.permute(1, 2, 0) * torch.exp(0.5 * integral)
+        # From the first bead, so that where a molecule is costs no digits.
+        y = (x - x[:, :1]).permute(1, 2, 0) * torch.exp(0.5 * integral)
         distance, volume = self.measurement(y, variance + self.softening)
         mean, width = self.level(variance)
         f = (distance - mean) / width
@@ -249,7 +298,8 @@ class InvariantEnergy(EnergyModel):
         return (harmonic + quadratic + network) / (1.0 + variance)
 
     def _quadratic(self, f: Tensor, levels: Tensor) -> Tensor:
-        curvature, slope = self.curvature(levels), self.slope(levels)
+        curvature: Tensor = self.curvature(levels)
+        slope: Tensor = self.slope(levels)
         if self.coupled:
             pairs = f.index_select(0, self.upper[0]) * f.index_select(0, self.upper[1])
             return (curvature * pairs).sum(dim=0) + (slope * f).sum(dim=0)
@@ -260,22 +310,15 @@ class InvariantEnergy(EnergyModel):
         """Return the sum over windows (B,) of a perceptron of their features (F, windows, B)."""
         n_inputs, windows, batch = inputs.shape
         h = inputs.reshape(n_inputs, windows * batch)
-        shift = self.shift(levels)[:, None, :] + self._of_types()[:, :, None]
+        shift = self.shift(levels)[:, None, :] + self.of_types()[:, :, None]
         for index, layer in enumerate(self.layers):
             h = layer(h)
             if index == 0:
                 h = (h.view(-1, windows, batch) + shift).view(-1, windows * batch)
             h = nn.functional.silu(h)
         of_window = h.view(-1, windows, batch).sum(dim=1)
-        return (self.readout(levels) * of_window).sum(dim=0)
-
-    def _of_types(self) -> Tensor:
-        """Return what the beads' types add to the first layer, (hidden, windows)."""
-        if self.window_types.numel() == 0:
-            return torch.zeros_like(self.shift.bias)[:, None]
-        place = torch.arange(self.window_types.shape[1], device=self.window_types.device)
-        rows = self.window_types * self.window_types.shape[1] + place
-        return self.types[rows].sum(dim=1).t()
+        readout: Tensor = self.readout(levels)
+        return (readout * of_window).sum(dim=0)
 
     def at_time(self, t: float, features: Tensor | None = None) -> nn.Module:
         """Return the energy at one time with all constants folded in, and its gradient."""
@@ -299,8 +342,8 @@ class InvariantEnergy(EnergyModel):
         else:
             curvature = 2.0 * curvature[self.pair_class]
             slope = slope[self.pair_class]
-        first = self.layers[0]
-        weight = first.weight.clone()
+        layers = [cast(ColumnLinear, layer) for layer in self.layers]
+        weight = layers[0].weight.clone()
         of_volume = self.measurement.is_volume
         weight[:, of_volume] *= self.volume_weight
         constants = {
@@ -313,9 +356,9 @@ class InvariantEnergy(EnergyModel):
             "slope": slope,
             "readout": self.readout(levels)[:, 0],
             "weight_0": weight,
-            "bias_0": first.bias[:, None] + self.shift(levels) + self._of_types(),
+            "bias_0": layers[0].bias[:, None] + self.shift(levels) + self.of_types(),
         }
-        for index, layer in enumerate(list(self.layers)[1:], 1):
+        for index, layer in enumerate(layers[1:], 1):
             constants[f"weight_{index}"] = layer.weight
             constants[f"bias_{index}"] = layer.bias[:, None]
         return constants
