@@ -89,20 +89,21 @@ class FoldedInvariant(nn.Module):
         n_inputs, windows, batch = inputs.shape
         h = inputs.reshape(n_inputs, windows * batch)
         slopes: list[Tensor] = []
+        weights: list[Tensor] = []
         for layer in self.layers:
+            weights.append(layer.weight)  # type: ignore[arg-type]
             z = layer(h, windows)
             share = torch.sigmoid(z)
             h = z * share
             slopes.append(share + h * (1.0 - share))
         energy = torch.mv(h.view(h.shape[0], -1).t(), self.readout).view(windows, batch).sum(dim=0)
         back = self.readout[:, None] * slopes[-1]
-        return energy, self._pull_back(back, slopes, windows)
+        return energy, self._pull_back(back, weights, slopes, windows)
 
-    def _pull_back(self, back: Tensor, slopes: list[Tensor], windows: int) -> Tensor:
+    def _pull_back(
+        self, back: Tensor, weights: list[Tensor], slopes: list[Tensor], windows: int
+    ) -> Tensor:
         """Return the gradient of the features from that of the last layer before its SiLU."""
-        weights: list[Tensor] = []
-        for layer in self.layers:
-            weights.append(layer.weight)
         for index in range(len(weights) - 1, 0, -1):
             back = torch.mm(weights[index].t(), back) * slopes[index - 1]
         of_inputs = torch.mm(weights[0].t(), back)

@@ -9,7 +9,7 @@ import torch
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.families import build_model, network_config
 from openmm_scoremd.models.invariant.choice import WINDOW, choose_features
-from openmm_scoremd.models.invariant.network import InvariantConfig, NoiseSplines
+from openmm_scoremd.models.invariant.network import InvariantConfig, LevelFunctions
 from openmm_scoremd.topology import BeadTopology
 
 TIMES = (0.0, 1e-5, 0.1, 1.0)
@@ -154,12 +154,11 @@ def test_much_noise_leaves_one_cloud():
     torch.testing.assert_close(score, -(x - x.mean(dim=1, keepdim=True)), rtol=0.1, atol=0.1)
 
 
-def test_splines_add_to_1_and_do_not_change_below_the_floor():
-    splines = NoiseSplines(floor=0.03, largest=152.0, knots=9)
-    variance = torch.logspace(-9, 4.36, 50, dtype=torch.float64)
-    torch.testing.assert_close(splines(variance).sum(dim=0), torch.ones(50, dtype=torch.float64))
-    low = splines(torch.tensor([0.0, 1e-6], dtype=torch.float64))
-    assert (low[:, 0] - low[:, 1]).abs().max() < 1e-3
+def test_only_widths_change_below_the_floor():
+    functions = LevelFunctions(floor=0.03, largest=152.0, number=5).double()
+    low, high = functions(torch.tensor([0.0, 1e-6, 9e-4], dtype=torch.float64)).split([2, 1], dim=1)
+    assert (low[:, 0] - low[:, 1]).abs().max() < 2e-3
+    assert (low[:, :1] - high).abs().max() > 1e-2
 
 
 def test_few_beads_see_everything():
@@ -209,7 +208,7 @@ def test_beads_of_one_kind_share_coefficients():
     ("entries", "words"),
     [
         ({"hidden_dim": 0}, "hidden_dim is 0"),
-        ({"knots": 3}, "knots is 3.*at least 4"),
+        ({"levels": 0}, "levels is 0"),
         ({"noise_floor": None}, "noise_floor is null.*0.03"),
     ],
 )
