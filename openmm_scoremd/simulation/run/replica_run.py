@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from openmm_scoremd._files.atomic import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation import beginning
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
+from openmm_scoremd.simulation.run import start as beginning
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     LOCK,
