@@ -33,7 +33,7 @@ _KEY_KINDS = {
     "format_version": "iu",
 }
 #: Not in files of older versions.
-_NEWER_KEY_KINDS = {"insertion_codes": "U", "residue_indices": "iu"}
+_NEWER_KEY_KINDS = {"insertion_codes": "U", "residue_indices": "iu", "notes": "U"}
 
 _Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -52,6 +52,8 @@ class CGDataset:
         Temperature the frames were drawn at.
     source_sha256 : str
         Hash of the source trajectory, empty if made in memory.
+    notes : tuple of str
+        How the frames were made, and what was left out.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class CGDataset:
     topology: BeadTopology
     temperature: float
     source_sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shape(self.positions, self.topology.n_beads)
@@ -301,6 +304,7 @@ def _to_arrays(dataset: CGDataset) -> _Arrays:
         "residue_indices": np.array(topology.residue_indices, dtype=np.int64),
         "temperature": np.array(dataset.temperature, dtype=np.float64),
         "source_sha256": np.array(dataset.source_sha256, dtype=np.str_),
+        "notes": np.array(dataset.notes, dtype=np.str_),
         "format_version": np.array(FORMAT_VERSION, dtype=np.int64),
     }
 
@@ -314,7 +318,11 @@ def _from_arrays(arrays: _Arrays) -> CGDataset:
                 for key in ("elements", "residue_names", "residue_ids", "chain_ids", "masses")
             },
             "bonds": arrays["bonds"].tolist(),
-            **{key: arrays[key].tolist() for key in _NEWER_KEY_KINDS if key in arrays},
+            **{
+                key: arrays[key].tolist()
+                for key in ("insertion_codes", "residue_indices")
+                if key in arrays
+            },
         }
     )
     return CGDataset(
@@ -322,6 +330,7 @@ def _from_arrays(arrays: _Arrays) -> CGDataset:
         topology=topology,
         temperature=float(arrays["temperature"]),
         source_sha256=str(arrays["source_sha256"]),
+        notes=tuple(str(note) for note in arrays.get("notes", np.array([], np.str_)).reshape(-1)),
     )
 
 
