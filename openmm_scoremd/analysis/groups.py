@@ -20,7 +20,7 @@ from openmm_scoremd.analysis.observables import (
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.topology import BeadTopology
 
-__all__ = ["ObservableGroup", "bead_names", "coordinate_group", "energy_group", "molecular_groups"]
+__all__ = ["ObservableGroup", "coordinate_group", "energy_group", "molecular_groups"]
 
 _MAX_PAIRS = 60
 _DEGREES = (-180.0, 180.0)
