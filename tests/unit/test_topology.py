@@ -255,3 +255,45 @@ def test_openmm_topology_repeats_chains_for_every_replica():
     assert {(b[0].index, b[1].index) for b in topology.bonds()} == copies
     with pytest.raises(InvalidInputError, match="replicas is 0"):
         STAR.to_openmm(replicas=0)
+
+
+# --- The same molecule ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({}, ""),
+        ({"names": ("C", "N", "CB", "C", "N")}, "bead 2 is CB of ALA and not CA of ALA"),
+        (
+            {"residue_names": ("ACE", "VAL", "VAL", "VAL", "NME")},
+            "bead 1 is N of VAL and not N of ALA",
+        ),
+        ({"bonds": ((0, 1), (1, 2), (2, 3))}, "beads 3 and 4 are bonded in one of the two only"),
+        ({"residue_indices": (0, 1, 1, 2, 3)}, "beads 2 and 3 are of two residues"),
+        # The same molecule, described otherwise.
+        ({"bonds": ()}, ""),
+        ({"chain_ids": ("B",) * 5, "residue_ids": (7, 8, 8, 8, 9)}, ""),
+        ({"elements": ("",) * 5, "masses": (1.0,) * 5}, ""),
+    ],
+)
+def test_what_makes_another_molecule(changes, difference):
+    # Residues are counted anew unless they are given.
+    other = dataclasses.replace(DIPEPTIDE, **{"residue_indices": (), **changes})
+    assert other.difference_from(DIPEPTIDE) == difference
+    assert bool(DIPEPTIDE.difference_from(other)) == bool(difference)
+
+
+def test_numbers_of_beads_and_names_of_protonated_residues():
+    assert STAR.difference_from(DIPEPTIDE) == "there are 6 beads and not 5"
+    assert "one residue, not of two" in dataclasses.replace(
+        DIPEPTIDE, residue_names=("ALA",) * 5, residue_ids=(1,) * 5, residue_indices=(0,) * 5
+    ).difference_from(
+        dataclasses.replace(DIPEPTIDE, residue_names=("ALA",) * 5, residue_indices=())
+    )
+    histidines = [
+        dataclasses.replace(DIPEPTIDE, residue_names=("ACE", *3 * (name,), "NME"))
+        for name in ("HIS", "HIE", "HSD", "VAL")
+    ]
+    same = [one.difference_from(histidines[0]) for one in histidines]
+    assert same == ["", "", "", "bead 1 is N of VAL and not N of HIS"]
