@@ -1,4 +1,4 @@
-"""Explicit forces and the compiled kernel inside OpenMM, beside the network itself."""
+"""Explicit forces and the C++ kernel inside OpenMM, beside the network itself."""
 
 import logging
 import pickle
