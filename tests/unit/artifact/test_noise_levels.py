@@ -163,8 +163,22 @@ class TestTimes:
             found = model.potential_energy(frames, t=t)
             np.testing.assert_allclose(found, plain.potential_energy(frames, t=t), rtol=1e-5)
         for t in (0.11, 0.4):
-            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, 0\.4 to 1"):
+            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, above 0\.4 to 1"):
                 model.potential_energy(frames, t=t)
+
+    @pytest.mark.parametrize("end", [0.7, 0.6, 0.1])
+    def test_the_end_of_an_expert_is_its_own(
+        self, two_wells, two_wells_network, direct_plane, end, frames
+    ):
+        # In single precision 0.7 is a little less.
+        experts = [
+            Expert(two_wells_network(t_max=end), 1e-5, end),
+            Expert(direct_plane(), end, 1.0),
+        ]
+        model = ScoreModelFile(two_wells(TimePartitionedMixture(experts)))
+        assert np.isfinite(model.potential_energy(frames, t=end)).all()
+        with pytest.raises(InvalidInputError, match=rf"it has from 1e-05 to {end:g}"):
+            model.potential_energy(frames, t=np.nextafter(np.float32(end), 2.0) + 1e-6)
 
     @pytest.mark.parametrize("t", [0.0, 1e-6, 1.5, float("nan"), -1.0])
     def test_outside(self, two_wells, frames, t):
