@@ -185,6 +185,10 @@ class ScoreModelFile:
         There is no CMMotionRemover: it would act on all replicas together. For 2-D models z is
         there but feels no force: it diffuses freely and is to be ignored.
 
+        A second force, ``Molecules``, has no strength: its bonds tell OpenMM which beads belong
+        together. Reporters otherwise wrap every bead by itself into the box as soon as a force with
+        periodic boundaries is added.
+
         Parameters
         ----------
         replicas : int
@@ -199,7 +203,8 @@ class ScoreModelFile:
         Returns
         -------
         openmm.System
-            ``replicas * n_beads`` particles with the model's masses, and its force.
+            ``replicas * n_beads`` particles with the model's masses, its force, and which of them
+            make a molecule.
 
         Raises
         ------
@@ -217,6 +222,7 @@ class ScoreModelFile:
             backend=backend, device=device, system=system, adjustable=adjustable
         )
         system.addForce(force)
+        system.addForce(_molecules(self.n_beads, replicas))
         return system
 
     def create_force(
@@ -398,3 +404,13 @@ def _with_model(loaded: LoadedModel, device: str) -> ScoreModelFile:
     model = ScoreModelFile.__new__(ScoreModelFile)
     model._keep(loaded, device)
     return model
+
+
+def _molecules(n_beads: int, replicas: int) -> openmm.HarmonicBondForce:
+    """Return springs without strength that connect the beads of every replica."""
+    bonds = openmm.HarmonicBondForce()
+    bonds.setName("Molecules")
+    for first in range(0, replicas * n_beads, n_beads):
+        for bead in range(first, first + n_beads - 1):
+            bonds.addBond(bead, bead + 1, 0.0, 0.0)
+    return bonds
