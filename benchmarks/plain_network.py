@@ -1,6 +1,6 @@
 """The published graph transformer, exported as it is written: the yardstick of the benchmarks.
 
-Every displacement is embedded and projected by itself, in tensors (B, N, N, heads, head_width);
+Every displacement is embedded and projected by itself, in tensors (B, N, N, heads, head_dim);
 nothing is folded, and the diffusion time is an input that the exported file embeds at every call.
 It takes over the parameters of a network of ``openmm_scoremd`` and is the same function. Written
 for TorchScript, so annotations are types and not strings.
@@ -28,9 +28,10 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.embedding import NoiseLevel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.graph_transformer import (
+from openmm_scoremd.models.families import build_model, network_config
+from openmm_scoremd.models.graph_transformer.family import (
     EdgeAttention,
     GatedResidual,
     GraphTransformerEnergy,
@@ -62,8 +63,8 @@ class PlainAttention(nn.Module):
     def __init__(self, attention: EdgeAttention) -> None:
         super().__init__()
         self.heads = attention.heads
-        self.head_width = attention.head_width
-        self.scale = attention.head_width**-0.5
+        self.head_dim = attention.head_dim
+        self.scale = attention.head_dim**-0.5
         self.query_key_value = attention.query_key_value
         self.edge_key_value = attention.edge
         self.output = attention.output
@@ -71,7 +72,7 @@ class PlainAttention(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
         """Return (B, N, width); arguments (B, N, width) and (B, N, N, width)."""
         batch, n_beads, _ = nodes.shape
-        heads, width = self.heads, self.head_width
+        heads, width = self.heads, self.head_dim
         query, key, value = self.query_key_value(nodes).chunk(3, dim=-1)
         edge = self.edge_key_value(edges).view(batch, n_beads, n_beads, heads, width)
         keys = key.reshape(batch, 1, n_beads, heads, width) + edge
@@ -259,10 +260,8 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     """Rebuild the network that an exported file holds for sampling, in its precision."""
     entries = dict(model.metadata.architecture)
     entries.pop("experts", None)
-    for name in ("vocabularies", "widths"):
-        entries[name] = tuple(entries[name])
-    config = NetworkConfig(**entries)
-    schedule = VPSchedule(*model.metadata.schedule)
+    config = network_config(entries)
+    schedule = model.metadata.schedule
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")

@@ -52,7 +52,7 @@ from simulation_work import flop_per_evaluation, matrix_shapes
 from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.artifact.torchscript import has_explicit_forces, load_module
 from openmm_scoremd.model_file import Backend
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 
 OUTPUT = RESULTS / "simulation.json"
@@ -117,7 +117,10 @@ VARIANTS = (
 
 def make_cases(folder: Path) -> list[Case]:
     """Export the networks to be timed, and take the shipped one if it is there."""
-    sizes = {5: NetworkConfig(width=96, layers=2), 10: NetworkConfig(width=128, layers=3)}
+    sizes = {
+        5: GraphTransformerConfig(hidden_dim=96, layers=2),
+        10: GraphTransformerConfig(hidden_dim=128, layers=3),
+    }
     cases = []
     for n_beads, config in sizes.items():
         name = f"{n_beads} beads, width {config.width}, {config.layers} layers, random weights"

@@ -6,14 +6,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from openmm_scoremd.cli.beads import BeadChoice, chosen_beads
 from openmm_scoremd.cli.options import require_suffix
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    import mdtraj
-
-    from openmm_scoremd.data.coarse_graining import CoarseGrainingMap
     from openmm_scoremd.data.dataset import CGDataset
 
 logger = logging.getLogger(__name__)
@@ -30,23 +28,43 @@ def coarse_grain(
         "which atoms become beads: a named set,",
     ] = None,
     selection: Annotated[str | None, "or a selection of MDTraj, such as 'name CA',"] = None,
-    indices: Annotated[list[int] | None, "or atom indices from 0, such as 4,6,8"] = None,
+    indices: Annotated[list[int] | None, "or atom indices from 0, such as 4,6,8,"] = None,
+    mapping: Annotated[
+        str | None, "or a YAML file of beads of several atoms: residue, bead, names of atoms"
+    ] = None,
+    centre: Annotated[Literal["mass", "geometry"], "where a bead of --mapping lies"] = "mass",
+    masses: Annotated[
+        str | None, "masses of the beads in Da, if the topology has none: BB=72,SC1=45 or 72"
+    ] = None,
     stride: Annotated[int, "take every n-th frame", 1] = 1,
+    whole: Annotated[bool, "molecules are whole: take no notice of the periodic box"] = False,
+    force: Annotated[bool, "go on with frames that do not look right"] = False,
 ) -> None:
     """Make a CG dataset from an all-atom trajectory."""
     from openmm_scoremd.data.coarse_graining import coarse_grain_trajectory, load_topology
     from openmm_scoremd.data.dataset import save_dataset
+    from openmm_scoremd.data.summary import format_summary
     from openmm_scoremd.trajectories.reading import without_c_output
     from openmm_scoremd.units import thermal_energy
 
     thermal_energy(temperature)
     require_suffix(output, ".npz")
     _require_new_files(output, ".npz", ".pdb", ".psf")
-    atoms = load_topology(topology)
-    mapping = _bead_choice(atoms, preset, selection, indices)
+    with without_c_output():
+        atoms = load_topology(topology, trajectory=trajectory[0])
+    beads = chosen_beads(
+        atoms, BeadChoice(preset, selection, indices, mapping), centre=centre, masses=masses
+    )
     with progress_bar("reading frames") as advance, without_c_output():
         dataset = coarse_grain_trajectory(
-            trajectory, atoms, mapping, temperature=temperature, stride=stride, progress=advance
+            trajectory,
+            atoms,
+            beads,
+            temperature=temperature,
+            stride=stride,
+            box="ignore" if whole else "join",
+            on_problem="warn" if force else "raise",
+            progress=advance,
         )
     scale = dataset.scale  # An error if there is nothing to learn, better now than in training.
     save_dataset(dataset, output)
@@ -55,6 +73,7 @@ def coarse_grain(
         f"{output}: {dataset.n_frames:,} frames of {dataset.n_beads} beads at "
         f"{dataset.temperature:g} K, scale {scale:.4f} nm"
     )
+    print(format_summary(dataset))
 
 
 def _require_new_files(path: str, *suffixes: str) -> None:
@@ -62,20 +81,6 @@ def _require_new_files(path: str, *suffixes: str) -> None:
     for file in (Path(path).with_suffix(suffix) for suffix in suffixes):
         if file.exists():
             raise InvalidInputError(f"{file} exists already; give another name for the output")
-
-
-def _bead_choice(
-    atoms: mdtraj.Topology, preset: str | None, selection: str | None, indices: list[int] | None
-) -> CoarseGrainingMap:
-    from openmm_scoremd.data.coarse_graining import CoarseGrainingMap
-
-    if sum(choice is not None for choice in (preset, selection, indices)) != 1:
-        raise InvalidInputError("give exactly one of --preset, --selection and --indices")
-    if preset is not None:
-        return CoarseGrainingMap.from_preset(atoms, preset)
-    if selection is not None:
-        return CoarseGrainingMap.from_selection(atoms, selection)
-    return CoarseGrainingMap.from_indices(atoms, indices or [])
 
 
 def _write_bead_topologies(dataset: CGDataset, output: str) -> None:

@@ -17,12 +17,14 @@ def export(
     *,
     time: Annotated[float, "diffusion time whose score is the force"] = 1e-5,
     precision: Annotated[Literal["float32", "float64"], "precision of the weights"] = "float32",
+    licence: Annotated[str, "licence of the weights, such as MIT"] = "",
+    citation: Annotated[str, "what users of the weights are to cite"] = "",
 ) -> None:
     """Write trained weights as a TorchScript file for OpenMM."""
     from openmm_scoremd.export.export import export_torchscript
 
     require_suffix(output, ".pt")
-    export_torchscript(weights, output, t=time, dtype=precision)
+    export_torchscript(weights, output, t=time, dtype=precision, licence=licence, citation=citation)
     info(output)
 
 
@@ -54,8 +56,8 @@ def _rows(file: ScoreModelFile) -> dict[str, str]:
         "precision": data.dtype,
         "training": training or "unknown",
         "created": f"{data.created} with torch {data.versions.get('torch', '?')}",
-        "licence": data.licence,
-        "citation": data.citation,
+        "licence": data.licence or "none given",
+        "citation": data.citation or "none given",
         "SHA-256": file.sha256,
         "self-test": f"{len(data.self_test.energies)} frames reproduced",
     }

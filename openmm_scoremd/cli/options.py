@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from openmm_scoremd.forces.create import Backend
     from openmm_scoremd.model_file import ScoreModelFile
 
 ModelPath = Annotated[str, "model file (.pt)"]
@@ -22,11 +21,6 @@ def load_model(path: str, device: str = "cpu") -> ScoreModelFile:
     from openmm_scoremd.model_file import ScoreModelFile
 
     return ScoreModelFile(path, device=device)
-
-
-def known_backend(name: str | None) -> Backend | None:
-    """Return the backend by the name that :func:`openmm_scoremd.create_force` has for it."""
-    return cast("Backend | None", "compiled" if name == "kernel" else name)
 
 
 def require_suffix(path: str, suffix: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from openmm_scoremd.cli.options import known_backend
 from openmm_scoremd.cli.progress import progress_bar
 
 
@@ -41,7 +40,7 @@ def refine(
         interval=interval,
         timestep=timestep,
         friction=friction,
-        backend=known_backend(backend) or "auto",
+        backend=backend,
         seed=seed,
         fit=FitSettings(iterations=iterations, learning_rate=learning_rate),
     )

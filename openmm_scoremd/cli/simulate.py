@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from openmm_scoremd._files.run_record import write_run_record
-from openmm_scoremd.cli.options import Device, ModelPath, known_backend, load_model
+from openmm_scoremd.cli.options import Device, ModelPath, load_model
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.cli.signals import signals_held_back
 from openmm_scoremd.cli.terminal import say
@@ -64,6 +64,10 @@ def simulate(
         Literal["auto", "torchforce", "pythonforce", "kernel", "best"] | None,
         "how OpenMM evaluates the model; auto if not given; best: times them all first",
     ] = None,
+    force_device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        "where a PythonForce runs the model; if not given, on a GPU if there is one",
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Run Langevin dynamics of many replicas from independent frames."""
@@ -73,7 +77,7 @@ def simulate(
         "equilibration": equilibration, "format": format, "files": files, "margin": margin,
         "on_failure": on_failure, "jumps": jumps, "checkpoint_seconds": checkpoint_seconds,
         "platform": platform, "potential_scale": potential_factor,
-        "backend": known_backend(backend),
+        "backend": backend, "device": force_device,
     }  # fmt: skip
     file = load_model(model, device)
     print(_simulate_replicas(file, output, options, start=start, resume=resume))
@@ -166,6 +170,7 @@ def _resumed(
         steps=given.get("steps"),
         on_failure=given.get("on_failure"),
         checkpoint_seconds=given.get("checkpoint_seconds"),
+        platform=given.get("platform"),
         start=start,
     )
 
@@ -201,8 +206,9 @@ def _settings(options: Mapping[str, Any], timestep: float) -> dict[str, Any]:
 
 
 def _breaks(run: ReplicaRun) -> str:
-    restarts, frozen = len(run.marks.breaks), len(run.marks.frozen)
-    return (f"{restarts} restarts, " if restarts else "") + (f"{frozen} frozen, " if frozen else "")
+    restarts, frozen = len(run.breaks.restarts), len(run.breaks.frozen)
+    often = f"{restarts} restarts ({run.restarts_per_frame:.2g} per frame), " if restarts else ""
+    return often + (f"{frozen} frozen, " if frozen else "")
 
 
 def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
@@ -215,7 +221,7 @@ def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
         results={
             "replica_steps": settings.replicas * settings.steps,
             "replica_steps_per_second": run.replica_steps_per_second,
-            "restarts": len(run.marks.breaks),
-            "frozen": len(run.marks.frozen),
+            "restarts": len(run.breaks.restarts),
+            "frozen": len(run.breaks.frozen),
         },
     )

@@ -28,8 +28,8 @@ from openmm_scoremd.errors import (
 from openmm_scoremd.evaluation.fokker_planck import FokkerPlanckError, fokker_planck_error
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import load_weights
-from openmm_scoremd.simulation.run.folder import SIDECAR
 from openmm_scoremd.trajectories.reading import load_replicas, replica_breaks
+from openmm_scoremd.trajectories.segments import SIDECAR
 
 logger = logging.getLogger(__name__)
 

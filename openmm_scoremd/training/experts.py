@@ -25,6 +25,7 @@ from openmm_scoremd.training.config import (
     expert_config,
     serving_experts,
 )
+from openmm_scoremd.training.renamed import renamed_record
 from openmm_scoremd.training.trainer import CHECKPOINT, WEIGHTS, Progress, Trainer
 
 logger = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ def combine_experts(
         lowest,
         title=title,
         t_min=intervals[order[0]][0],
+        translation_invariant=model.translation_invariant,
         experts=tuple(
             ExpertDescription(trained[i].description.network, *intervals[i]) for i in order
         ),
@@ -231,8 +233,9 @@ def _check_single_networks(paths: Sequence[Path], trained: Sequence[TrainedModel
 
 def _check_same_data(paths: Sequence[Path], trained: Sequence[TrainedModel]) -> None:
     def data(model: TrainedModel) -> tuple[Any, ...]:
-        about, config = model.description, model.description.training.get("config", {})
-        split = (config.get("seed"), config.get("data", {}).get("held_back_fraction"))
+        about = model.description
+        config, _ = renamed_record(about.training.get("config", {}))
+        split = (config.get("seed"), config.get("data", {}).get("held_out_fraction"))
         return (about.dataset_sha256, about.scale, about.temperature, about.schedule, split)
 
     for path, other in zip(paths[1:], trained[1:], strict=True):

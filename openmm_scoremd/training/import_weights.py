@@ -91,6 +91,7 @@ def _import_network(
     description = describe_model(
         config,
         dataset,
+        model,
         dataset_sha256=sha256_of_file(config.data.path),
         results=origin,
     )

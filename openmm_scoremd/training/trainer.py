@@ -278,7 +278,11 @@ class Trainer:
             results = self._summary(log)
             model = cast(ScoreModel, self.average.module).cpu().eval()
             description = describe_model(
-                self.config, self.dataset, dataset_sha256=self.dataset_sha256, results=results
+                self.config,
+                self.dataset,
+                model,
+                dataset_sha256=self.dataset_sha256,
+                results=results,
             )
             save_weights(TrainedModel(model, description), path)
             write_run_record(

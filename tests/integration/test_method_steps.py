@@ -45,14 +45,19 @@ def trainers(tmp_path):
 
     def make(method, expert, **optimizer):
         config = runs(METHODS / f"{method}.yaml")[expert]
+        planar = config.network.family == "mlp"
         # Divided alike, so that the attention has the form that it has in full size.
         network = dataclasses.replace(
             config.network,
-            width=config.network.width // 8,
-            head_width=config.network.head_width // 8,
-            widths=(12, 12),
+            **(
+                {"hidden_dims": (12, 12)}
+                if planar
+                else {
+                    name: getattr(config.network, name) // 8 for name in ("hidden_dim", "head_dim")
+                }
+            ),
         )
-        dataset = write_dataset(tmp_path / "random.npz", planar=network.kind == "mlp")
+        dataset = write_dataset(tmp_path / "random.npz", planar=planar)
         return [
             Trainer(
                 dataclasses.replace(

@@ -28,7 +28,7 @@ BEADS = (
 CHILD = [sys.executable, "-m", "openmm_scoremd.campaign.child"]
 TINY = """
 title: tiny
-network: {kind: mlp, widths: [8]}
+network: {family: mlp, hidden_dims: [8]}
 hardware: {accelerator: cpu, backend: eager}
 epochs: 4000
 batch_size: 16

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from openmm_scoremd.export.exported import ExportedModel, FixedTimeEnergy
+from openmm_scoremd.export.exported import ExportedModel
+from openmm_scoremd.models.base import FixedTimeEnergy
 
 KT, SCALE = 2.5, 0.2
 
@@ -122,18 +123,20 @@ def test_results_come_in_the_precision_of_the_positions(make_exported, dtype, gi
     assert score.dtype == given
 
 
-def test_selected_particles(make_exported):
-    exported, case = make_exported()
-    frame = SCALE * case.x[0]
-    expected, forces = energy_and_forces(exported, frame)
-    system = torch.randn(9, 3).double()
-    chosen = torch.tensor([7, 0, 3, 8, 2])
-    system[chosen] = frame
-    exported.particle_indices = chosen
-    energy, found = energy_and_forces(exported, system)
-    torch.testing.assert_close(energy, expected)
-    torch.testing.assert_close(found[chosen], forces)
-    assert not found[[1, 4, 5, 6]].any()
+@pytest.mark.parametrize("name", ["graph", "mlp", "mlp-beads"])
+def test_energies_and_forces_of_every_molecule(make_exported, name):
+    exported, case = make_exported(name)
+    n_dims = case.x.shape[2]
+    frames = torch.ones(*case.x.shape[:2], 3, dtype=torch.float64)
+    frames[..., :n_dims] = SCALE * case.x
+    with torch.no_grad():
+        energies, forces = exported.energies_and_forces(frames)
+        assert not torch.is_grad_enabled()
+    reduced, score = case.model.energy_and_score(case.x, torch.full_like(case.t, 0.3))
+    torch.testing.assert_close(energies, KT * reduced.detach(), rtol=1e-12, atol=0.0)
+    expected = KT / SCALE * score.detach()
+    torch.testing.assert_close(forces[..., :n_dims], expected, rtol=1e-10, atol=1e-10)
+    assert not forces[..., n_dims:].any()
 
 
 def test_wrong_number_of_particles(make_exported):

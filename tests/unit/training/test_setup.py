@@ -16,7 +16,7 @@ from openmm_scoremd.diffusion.weighting import (
     UniformTimes,
 )
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.objective import (
     CentredFokkerPlanckObjective,
@@ -201,7 +201,10 @@ def test_weights_to_start_from(finished, planar, make_config, tmp_path, read_run
 @pytest.mark.parametrize(
     ("entries", "match"),
     [
-        ({"network.widths": (8, 9)}, "holds a network of another shape than `network` describes"),
+        (
+            {"network.hidden_dims": (8, 9)},
+            "holds a network of another shape than `network` describes",
+        ),
         ({"network.output": "direct"}, "holds a network of another shape"),
         ({"schedule.beta_max": 15.0}, "other beads or another noise schedule"),
     ],
@@ -230,6 +233,6 @@ def test_missing_weights_to_start_from(planar, make_config, tmp_path):
 
 def test_networks_beyond_the_memory_are_refused(planar, make_config):
     config = make_config(planar)
-    huge = NetworkConfig(kind="mlp", widths=(10**14,))
+    huge = MLPConfig(hidden_dims=(10**14,))
     with pytest.raises(ConfigurationError, match="lower the sizes in network"):
         initial_model(dataclasses.replace(config, network=huge), load_dataset(config.data.path))

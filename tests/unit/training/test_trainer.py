@@ -10,7 +10,7 @@ import torch
 from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import ConfigurationError, NumericalError
-from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
 from openmm_scoremd.models.mlp import MLPEnergy
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.checkpoint import load_checkpoint
@@ -192,7 +192,7 @@ def test_held_back_frames_are_never_seen(planar, make_config, tmp_path):
     frames = np.float64(np.float32(sorted(seen)))
     expected = np.float64(sorted(training.positions.reshape(80, 2).tolist()))
     np.testing.assert_allclose(frames, expected, rtol=1e-5)
-    everything = make_config(planar, **{"data.held_back_fraction": 0.0})
+    everything = make_config(planar, **{"data.held_out_fraction": 0.0})
     assert training_dataset(everything)[1] is None
 
 

@@ -1,9 +1,11 @@
 """Folding changes the arithmetic and not the function."""
 
+import copy
+
 import pytest
 import torch
 
-from openmm_scoremd.export.folded import FoldedGraphTransformer, choose_form
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer, choose_form
 
 NAMES = ["graph", "graph-one-layer", "graph-three-layers", "graph-types", "graph-noise-level"]
 
@@ -23,7 +25,9 @@ def energy_and_forces(function, x):
 @pytest.mark.parametrize("name", NAMES)
 def test_folded_is_the_plain_network(make_case, name, t):
     case = make_case(name)
-    folded = FoldedGraphTransformer(case.model, t=t, features=case.features)
+    folded = FoldedGraphTransformer(
+        case.model.network, case.model.decoder, t=t, features=case.features
+    )
     times = torch.full_like(case.t, t)
     x = centred(case.x)
     expected = case.model.energy_and_score(x, times, case.features)
@@ -35,7 +39,7 @@ def test_folded_is_the_plain_network(make_case, name, t):
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.9])
 def test_times_outside_the_range_are_clipped(make_case, t):
     case = make_case("graph-high-times")  # [0.1, 0.6]
-    folded = FoldedGraphTransformer(case.model, t=t)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=t)
     expected = case.model.energy(centred(case.x), torch.full_like(case.t, t))
     torch.testing.assert_close(folded(centred(case.x)), expected, rtol=1e-10, atol=1e-10)
 
@@ -43,7 +47,9 @@ def test_times_outside_the_range_are_clipped(make_case, t):
 @pytest.mark.parametrize("name", NAMES)
 def test_single_precision_forces(make_case, name):
     case = make_case(name, n_samples=50)
-    folded = FoldedGraphTransformer(case.model, t=1e-5, features=case.features).float()
+    folded = FoldedGraphTransformer(
+        case.model.network, case.model.decoder, t=1e-5, features=case.features
+    ).float()
     assert {b.dtype for b in folded.buffers()} == {torch.float32}
     x, t = centred(case.x), torch.full_like(case.t, 1e-5)
     expected = case.model.score(x, t, case.features).detach()
@@ -59,8 +65,8 @@ def test_single_precision_forces(make_case, name):
 
 def test_the_network_is_left_as_it_is(make_case):
     case = make_case("graph")
-    before = case.copy_of_model()
-    folded = FoldedGraphTransformer(case.model, t=1e-5)
+    before = copy.deepcopy(case.model)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-5)
     for buffer in folded.buffers():
         buffer.zero_()
     for old, new in zip(before.parameters(), case.model.parameters(), strict=True):
@@ -70,7 +76,7 @@ def test_the_network_is_left_as_it_is(make_case):
 
 def test_nothing_folded_needs_gradients(make_case):
     case = make_case("graph")
-    folded = FoldedGraphTransformer(case.model, t=1e-5)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-5)
     assert not list(folded.parameters())
     assert not any(b.requires_grad for b in folded.buffers())
     assert not folded(case.x).requires_grad
@@ -78,14 +84,16 @@ def test_nothing_folded_needs_gradients(make_case):
 
 def test_gradients_with_respect_to_coordinates_can_be_differentiated_again(make_case):
     case = make_case("graph")
-    folded = FoldedGraphTransformer(case.model, t=1e-5)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-5)
     assert torch.autograd.gradgradcheck(folded, (centred(case.x)[:1].requires_grad_(),))
 
 
 @pytest.mark.parametrize("name", ["graph-one-layer", "graph", "graph-types"])
 def test_compiled_by_torchscript(make_case, name):
     case = make_case(name)
-    folded = FoldedGraphTransformer(case.model, t=0.01, features=case.features).eval()
+    folded = FoldedGraphTransformer(
+        case.model.network, case.model.decoder, t=0.01, features=case.features
+    ).eval()
     scripted = torch.jit.script(folded)
     x = centred(case.x)
     for _ in range(3):  # The compiler specialises on the second call.
@@ -103,7 +111,9 @@ FORMS = ["absorbed", "factorised"]
 @pytest.mark.parametrize("name", NAMES)
 def test_explicit_gradient_is_that_of_the_plain_network(make_case, name, form):
     case = make_case(name)
-    folded = FoldedGraphTransformer(case.model, t=1e-3, features=case.features, form=form)
+    folded = FoldedGraphTransformer(
+        case.model.network, case.model.decoder, t=1e-3, features=case.features, form=form
+    )
     x, times = centred(case.x), torch.full_like(case.t, 1e-3)
     expected = case.model.energy_and_score(x, times, case.features)
     energy, gradient = folded.energy_and_gradient(x)
@@ -117,7 +127,9 @@ def test_explicit_gradient_is_that_of_the_plain_network(make_case, name, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_explicit_gradient_in_single_precision(make_case, form):
     case = make_case("graph", n_samples=50)
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form).float()
+    folded = FoldedGraphTransformer(
+        case.model.network, case.model.decoder, t=1e-3, form=form
+    ).float()
     x, times = centred(case.x), torch.full_like(case.t, 1e-3)
     expected = case.model.score(x, times).detach()
     _, gradient = folded.energy_and_gradient(x.float())
@@ -128,7 +140,7 @@ def test_explicit_gradient_in_single_precision(make_case, form):
 @pytest.mark.parametrize("n_replicas", [1, 3, 4, 8, 9, 11])
 def test_blocks_of_replicas_are_put_together(make_case, form, n_replicas):
     case = make_case("graph", n_samples=n_replicas)
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=form)
     folded.replicas_per_block = 4
     x = centred(case.x)
     energy, gradient = folded.energy_and_gradient(x)
@@ -140,5 +152,5 @@ def test_blocks_of_replicas_are_put_together(make_case, form, n_replicas):
 
 
 def test_small_molecules_get_absorbed_attention_and_large_ones_factorised():
-    assert choose_form(1, width=96, head_width=64) == "absorbed"
-    assert choose_form(300, width=96, head_width=64) == "factorised"
+    assert choose_form(1, hidden_dim=96, head_dim=64) == "absorbed"
+    assert choose_form(300, hidden_dim=96, head_dim=64) == "factorised"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from openmm_scoremd.export.folded import FoldedGraphTransformer
-from openmm_scoremd.models import explicit_attention
+from openmm_scoremd.models.graph_transformer import explicit_attention
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
 
 FORMS = ["absorbed", "factorised"]
 NAMES = ["graph-one-layer", "graph", "graph-three-layers"]
@@ -49,7 +49,9 @@ def centred(case):
 def executed(make_case, request):
     """The graph that runs, of a network with three layers."""
     case = make_case("graph-three-layers")
-    module = frozen(FoldedGraphTransformer(case.model, t=1e-3, form=request.param))
+    module = frozen(
+        FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=request.param)
+    )
     for _ in range(3):  # The compiler specialises on the second call.
         module(centred(case))
     return torch.jit.last_executed_optimized_graph()
@@ -76,7 +78,9 @@ def test_products_are_not_taken_apart(executed):
 @pytest.mark.parametrize("name", NAMES)
 def test_frozen_gradient_is_that_of_the_plain_network(make_case, name, form):
     case = make_case(name)
-    module = frozen(FoldedGraphTransformer(case.model, t=1e-3, form=form))
+    module = frozen(
+        FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=form)
+    )
     x = centred(case)
     energy, score = case.model.energy_and_score(x, torch.full_like(case.t, 1e-3))
     for _ in range(3):
@@ -88,14 +92,14 @@ def test_frozen_gradient_is_that_of_the_plain_network(make_case, name, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_energy_can_be_differentiated_twice(make_case, form):
     case = make_case("graph")
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=form)
     assert torch.autograd.gradgradcheck(folded, (centred(case)[:1].requires_grad_(),))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_inputs_and_weights_are_not_overwritten(make_case, form):
     case = make_case("graph-three-layers")
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=form)
     x = centred(case)
     before = [tensor.clone() for tensor in (x, *folded.buffers())]
     folded.energy_and_gradient(x)
@@ -105,7 +109,7 @@ def test_inputs_and_weights_are_not_overwritten(make_case, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_nan_stays_in_its_replica(make_case, form):
     case = make_case("graph", n_samples=5)
-    folded = FoldedGraphTransformer(case.model, t=1e-3, form=form)
+    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-3, form=form)
     x = centred(case)
     before, expected = folded.energy_and_gradient(x)
     x[2, 1, 0] = float("nan")

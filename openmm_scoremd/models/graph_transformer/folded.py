@@ -1,7 +1,6 @@
 """A conservative graph transformer at one diffusion time, with everything constant folded in.
 
-At fixed time and fixed beads only the coordinates vary. Written for
-:class:`GraphTransformerEnergy`:
+At fixed time and fixed beads only the coordinates vary, so
 
 - node embeddings before the first layer are constants, and so are its queries, keys and values;
   its output projection applied to the constant values is one small matrix;
@@ -15,7 +14,7 @@ At fixed time and fixed beads only the coordinates vary. Written for
 
 The result is the same function. Products of weights are rounded only once if the network is given
 in float64 and the result is brought to float32. The gradient is written out, block by block
-(:mod:`openmm_scoremd.export.explicit`).
+(:mod:`openmm_scoremd.models.graph_transformer.explicit`).
 """
 
 from typing import Literal, TypeAlias, cast
@@ -23,18 +22,17 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.export.explicit import FeedForward, Gate, OfFeedForward
-from openmm_scoremd.export.explicit_attention import (
+from openmm_scoremd.models.graph_transformer.explicit import FeedForward, Gate, OfFeedForward
+from openmm_scoremd.models.graph_transformer.explicit_attention import (
     AbsorbedAttention,
     FactorisedAttention,
     FirstAttention,
     OfLater,
 )
-from openmm_scoremd.models.graph_transformer import (
+from openmm_scoremd.models.graph_transformer.network import (
     EdgeAttention,
     GatedResidual,
     GraphTransformer,
-    GraphTransformerEnergy,
     TransformerLayer,
 )
 
@@ -50,8 +48,10 @@ class FoldedGraphTransformer(nn.Module):
 
     Parameters
     ----------
-    model : GraphTransformerEnergy
+    network : GraphTransformer
         Network to fold; not changed.
+    decoder : nn.Linear
+        From bead embeddings to energies of beads.
     t : float
         Diffusion time.
     features : Tensor, shape (N, F), optional
@@ -65,7 +65,8 @@ class FoldedGraphTransformer(nn.Module):
 
     def __init__(
         self,
-        model: GraphTransformerEnergy,
+        network: GraphTransformer,
+        decoder: nn.Linear,
         *,
         t: float,
         features: Tensor | None = None,
@@ -73,11 +74,12 @@ class FoldedGraphTransformer(nn.Module):
     ) -> None:
         super().__init__()
         with torch.no_grad():
-            network = model.network
             layers = [cast(TransformerLayer, layer) for layer in network.layers]
             nodes = _initial_nodes(network, t, features)
-            head_width = layers[0].attention.head_width
-            chosen = form or choose_form(len(nodes), width=network.width, head_width=head_width)
+            head_dim = layers[0].attention.head_dim
+            chosen = form or choose_form(
+                len(nodes), hidden_dim=network.hidden_dim, head_dim=head_dim
+            )
             fold = {"absorbed": _fold_absorbed, "factorised": _fold_factorised}[chosen]
             self.first_attention = _fold_first(layers[0], nodes, network.edge)
             self.attentions = nn.ModuleList(
@@ -94,8 +96,8 @@ class FoldedGraphTransformer(nn.Module):
             self.last = feed_forwards[-1]
             self.replicas_per_block = max(1, ROWS_PER_BLOCK // len(nodes))
             unit = network.output_unit(torch.tensor([t], dtype=nodes.dtype))
-            self.register_buffer("decoder", model.decoder.weight[0] / unit)
-            self.register_buffer("decoder_bias", model.decoder.bias[0] * len(nodes) / unit[0])
+            self.register_buffer("decoder", decoder.weight[0] / unit)
+            self.register_buffer("decoder_bias", decoder.bias[0] * len(nodes) / unit[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return reduced energies (B,) of centred, standardised coordinates (B, N, 3)."""
@@ -134,16 +136,16 @@ class FoldedGraphTransformer(nn.Module):
             nodes, of_attention = attention.evaluate(nodes, x, points)  # type: ignore[operator]
             of_attentions.append(of_attention)
         energies, of_last = self.last.evaluate_decoded(nodes, self.decoder, self._offset())
-        gradient = self.last.pull_back_decoded(self.decoder, of_last)
+        gradient = self.last.vjp_decoded(self.decoder, of_last)
         of_x: Tensor | None = None
         for feed_forward, attention in zip(  # noqa: B905
             self.before_reversed, self.attentions_reversed
         ):
-            gradient, more = attention.pull_back(gradient, of_attentions.pop())  # type: ignore[operator]
+            gradient, more = attention.vjp(gradient, of_attentions.pop())  # type: ignore[operator]
             of_x = more if of_x is None else more.add_(of_x)
-            gradient = feed_forward.pull_back(gradient, of_feed_forwards.pop())  # type: ignore[operator]
+            gradient = feed_forward.vjp(gradient, of_feed_forwards.pop())  # type: ignore[operator]
         besides = torch.zeros_like(x).view(-1, 3) if of_x is None else of_x
-        gradient = self.first_attention.pull_back(gradient, x, of_first, besides)
+        gradient = self.first_attention.vjp(gradient, x, of_first, besides)
         return energies.view(x.shape[0], -1).sum(dim=1), gradient
 
     def _offset(self) -> Tensor:
@@ -151,7 +153,7 @@ class FoldedGraphTransformer(nn.Module):
         return self.decoder_bias / self.first_attention.n_beads
 
 
-def choose_form(n_beads: int, *, width: int, head_width: int) -> AttentionForm:
+def choose_form(n_beads: int, *, hidden_dim: int, head_dim: int) -> AttentionForm:
     """Return the form of attention that takes less time.
 
     Multiply-adds per bead and head, for projections and pairs of beads, are (W + N) (W + 3)
@@ -159,8 +161,8 @@ def choose_form(n_beads: int, *, width: int, head_width: int) -> AttentionForm:
     this count to 5 %, and TorchScript is faster absorbed while that has up to a tenth more, because
     it needs fewer operators: with D = 64 up to 171 beads for W = 96, up to 29 for W = 128.
     """
-    absorbed = (width + n_beads) * (width + 3)
-    factorised = width * (2 * head_width + 3) + n_beads * (head_width + 3)
+    absorbed = (hidden_dim + n_beads) * (hidden_dim + 3)
+    factorised = hidden_dim * (2 * head_dim + 3) + n_beads * (head_dim + 3)
     return "absorbed" if absorbed <= 1.1 * factorised else "factorised"
 
 
@@ -176,10 +178,10 @@ def _fold_first(layer: TransformerLayer, nodes: Tensor, edge: nn.Linear) -> Firs
     attention = layer.attention
     split = attention.query_key_value(layer.attention_norm(nodes))
     split = split.view(len(nodes), 3, attention.heads, -1)
-    query, key, value = split.permute(1, 2, 0, 3)  # each (heads, N, head_width)
+    query, key, value = split.permute(1, 2, 0, 3)  # each (heads, N, head_dim)
     to_edge, offset = _edge_projection(attention, edge)
-    scale = attention.head_width**-0.5
-    output = _output_by_head(attention)  # (heads, width, head_width)
+    scale = attention.head_dim**-0.5
+    output = _output_by_head(attention)  # (heads, width, head_dim)
     return FirstAttention(
         logits=query @ key.transpose(-1, -2) * scale,
         edge_query=query @ to_edge * scale,
@@ -255,21 +257,21 @@ def _fold_query_key_value(layer: TransformerLayer) -> tuple[list[Tensor], list[T
     """Weights (heads, D, width) and biases (heads, D) of scaled queries, keys and values."""
     attention = layer.attention
     weight, bias = _fold_norm(layer.attention_norm, attention.query_key_value)
-    weights = list(weight.view(3, attention.heads, attention.head_width, -1))
-    biases = list(bias.view(3, attention.heads, attention.head_width))
-    scale = attention.head_width**-0.5
+    weights = list(weight.view(3, attention.heads, attention.head_dim, -1))
+    biases = list(bias.view(3, attention.heads, attention.head_dim))
+    scale = attention.head_dim**-0.5
     weights[0], biases[0] = weights[0] * scale, biases[0] * scale
     return weights, biases
 
 
 def _edge_projection(attention: EdgeAttention, edge: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Displacement to values by head (heads, head_width, 3), and the constant part (inner,)."""
+    """Displacement to values by head (heads, head_dim, 3), and the constant part (inner,)."""
     to_edge = (attention.edge.weight @ edge.weight).view(attention.heads, -1, 3)
     return to_edge, attention.edge.weight @ edge.bias + attention.edge.bias
 
 
 def _output_by_head(attention: EdgeAttention) -> Tensor:
-    """Output projection (heads, width, head_width)."""
+    """Output projection (heads, width, head_dim)."""
     weight = attention.output.weight
     return weight.view(weight.shape[0], attention.heads, -1).transpose(0, 1)
 

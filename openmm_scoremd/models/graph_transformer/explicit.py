@@ -1,10 +1,10 @@
 """Blocks of a network at one diffusion time, each with its derivative written out.
 
-``evaluate`` returns a block's output and what ``pull_back`` needs to turn the gradient of the
+``evaluate`` returns a block's output and what ``vjp`` needs to turn the gradient of the
 energy with respect to the output into that with respect to the input. No autograd is involved, so
 a force costs few operators; ``evaluate`` can be differentiated by autograd all the same. Rows are
 beads of all replicas: nodes are (B * N, width), coordinates ``x`` are (B, N, 3). Attention is in
-:mod:`openmm_scoremd.export.explicit_attention`.
+:mod:`openmm_scoremd.models.graph_transformer.explicit_attention`.
 
 Written for TorchScript on CPU, where an operator takes a microsecond or two whatever it computes,
 views included, and so does every row of a small network. It matters that
@@ -23,7 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_scoremd.models.graph_transformer import GELU_CUBIC, GELU_SLOPE, LAYER_NORM_EPSILON
+from openmm_scoremd.models.graph_transformer.network import (
+    GELU_CUBIC,
+    GELU_SLOPE,
+    LAYER_NORM_EPSILON,
+)
 
 
 class Gate(nn.Module):
@@ -51,7 +55,7 @@ class Gate(nn.Module):
         share = logit.addmm_(change, self.of_new.unsqueeze(1)).sigmoid_()
         return torch.addcmul(old, share, change), (share, change)
 
-    def pull_back(self, gradient: Tensor, saved: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def vjp(self, gradient: Tensor, saved: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to ``new`` and ``old``."""
         share, change = saved
         # d blend = s d new + (1 - s) d old + change s (1 - s) (of_new . d new + of_old . d old)
@@ -60,7 +64,7 @@ class Gate(nn.Module):
         of_old = (gradient - of_new).addcmul_(of_logit, self.of_old)
         return of_new.addcmul_(of_logit, self.of_new), of_old
 
-    def pull_back_new(self, gradient: Tensor, saved: tuple[Tensor, Tensor]) -> Tensor:
+    def vjp_new(self, gradient: Tensor, saved: tuple[Tensor, Tensor]) -> Tensor:
         """Return the gradient with respect to ``new`` alone."""
         share, change = saved
         of_logit = self._of_logit(gradient, share, change)
@@ -87,7 +91,7 @@ class Normalisation(nn.Module):
         )
         return normalised, (nodes, mean, inverse_deviation)
 
-    def pull_back(
+    def vjp(
         self, gradient: Tensor, saved: tuple[Tensor, Tensor, Tensor], besides: Tensor
     ) -> Tensor:
         """Return the gradient with respect to the rows, and what they have ``besides``."""
@@ -140,10 +144,10 @@ class FeedForward(nn.Module):
         blend, of_gate = self.gate.evaluate(new - nodes, nodes)
         return blend, (of_gelu, of_norm, of_gate)
 
-    def pull_back(self, gradient: Tensor, saved: OfFeedForward) -> Tensor:
+    def vjp(self, gradient: Tensor, saved: OfFeedForward) -> Tensor:
         """Return the gradient with respect to the nodes."""
         of_gelu, of_norm, of_gate = saved
-        of_new, of_old = self.gate.pull_back(gradient, of_gate)
+        of_new, of_old = self.gate.vjp(gradient, of_gate)
         of_hidden = torch.mm(of_new, self.second_weight)
         return self._of_nodes(of_hidden, of_gelu, of_norm, of_old)
 
@@ -165,7 +169,7 @@ class FeedForward(nn.Module):
         share = torch.sigmoid(logit)
         return torch.addcmul(old, share, change), (of_gelu, of_norm, (share, change))
 
-    def pull_back_decoded(self, decoder: Tensor, saved: OfFeedForward) -> Tensor:
+    def vjp_decoded(self, decoder: Tensor, saved: OfFeedForward) -> Tensor:
         """Return the gradient of the sum of decoded rows with respect to the nodes."""
         of_gelu, of_norm, (share, change) = saved
         of_logit = torch.ops.aten.sigmoid_backward(change, share)
@@ -203,7 +207,7 @@ class FeedForward(nn.Module):
         slope = torch.addcmul(self._slope(), before, before, value=3.0 * self.cubic)
         rest = torch.addcmul(hidden, hidden, share, value=-1.0)
         of_before = torch.addcmul(share, rest, slope).mul_(of_hidden)
-        return self.norm.pull_back(torch.mm(of_before, self.first_weight), of_norm, of_old)
+        return self.norm.vjp(torch.mm(of_before, self.first_weight), of_norm, of_old)
 
     def _slope(self) -> Tensor:
         like = self.first_bias

@@ -1,14 +1,14 @@
 """Attention of a network at one diffusion time, with its derivative written out.
 
-As in :mod:`openmm_scoremd.export.explicit`. Points, (B * N, N + 3), are every bead's one-hot index
-and coordinates: a product with them adds what is constant for each bead as well.
+As in :mod:`openmm_scoremd.models.graph_transformer.explicit`. Points, (B * N, N + 3), are every
+bead's one-hot index and coordinates: a product with them adds what is constant for each bead too.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_scoremd.export.explicit import Gate, Normalisation
+from openmm_scoremd.models.graph_transformer.explicit import Gate, Normalisation
 
 #: Up to so many beads, attention weights are brought from keys to queries by a product.
 _MOST_BEADS_BY_PRODUCT = 32
@@ -111,14 +111,14 @@ class FirstAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, torch.mm(points, nodes))
         return blend, points, (by_replica, attention, of_gate)
 
-    def pull_back(self, gradient: Tensor, x: Tensor, saved: OfFirst, besides: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor, x: Tensor, saved: OfFirst, besides: Tensor) -> Tensor:
         """Return the gradient with respect to the coordinates.
 
         It is added to what they have ``besides``, (M, 3), which is overwritten.
         """
         batch, n_beads, heads = x.shape[0], self.n_beads, self.heads
         by_replica, attention, of_gate = saved
-        of_new = self.gate.pull_back_new(gradient, of_gate)
+        of_new = self.gate.vjp_new(gradient, of_gate)
         of_mixed = torch.mm(of_new, self._of_mixed())
         if self.few:
             of_mixed = of_mixed.view(batch, n_beads * heads, n_beads + 3)
@@ -212,11 +212,11 @@ class AbsorbedAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, nodes)
         return blend, (query, memory, memory, attention, of_norm, of_gate)
 
-    def pull_back(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
+    def vjp(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to the nodes and, by this layer, coordinates (M, 3)."""
         query, memory, _, attention, of_norm, of_gate = saved
         batch, heads, inner = memory.shape[0], self.heads, self.width + 3
-        of_new, of_old = self.gate.pull_back(gradient, of_gate)
+        of_new, of_old = self.gate.vjp(gradient, of_gate)
         of_mixed = torch.mm(of_new, self.output).view(batch, -1, inner)
         of_attention = torch.bmm(memory, of_mixed.transpose(1, 2))
         of_logits = torch.ops.aten._softmax_backward_data(
@@ -228,7 +228,7 @@ class AbsorbedAttention(nn.Module):
         of_normalised, of_x = torch.split(less.view(-1, inner), [self.width, 3], dim=1)
         of_normalised = torch.addmm(of_normalised, of_query, self.query, beta=-1.0)
         of_x = torch.addmm(of_x, of_new, self.displaced, beta=-1.0)
-        return self.norm.pull_back(of_normalised, of_norm, of_old), of_x
+        return self.norm.vjp(of_normalised, of_norm, of_old), of_x
 
 
 class FactorisedAttention(nn.Module):
@@ -244,11 +244,11 @@ class FactorisedAttention(nn.Module):
     Parameters
     ----------
     query : (Tensor, Tensor)
-        Weight Q (heads * (head_width + 3), width) and bias c.
-    key_value : Tensor, shape (2 * heads * head_width, width)
+        Weight Q (heads * (head_dim + 3), width) and bias c.
+    key_value : Tensor, shape (2 * heads * head_dim, width)
         K above V. Biases drop out of the soft-max, or are part of the output's bias.
     output : (Tensor, Tensor)
-        Weight O (width, heads * (head_width + 3)) and bias.
+        Weight O (width, heads * (head_dim + 3)) and bias.
     displaced : Tensor, shape (width, 3)
         D.
     heads, n_beads : int
@@ -278,7 +278,7 @@ class FactorisedAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.n_beads = n_beads
-        self.head_width = key_value.shape[0] // (2 * heads)
+        self.head_dim = key_value.shape[0] // (2 * heads)
         self.norm = Normalisation(query[0].shape[1])
         self.register_buffer("query", query[0].clone())
         self.register_buffer("query_bias", query[1].clone())
@@ -290,12 +290,12 @@ class FactorisedAttention(nn.Module):
 
     def evaluate(self, nodes: Tensor, x: Tensor, points: Tensor) -> tuple[Tensor, OfLater]:
         """Return updated nodes (M, width)."""
-        batch, n_beads, heads, inner = x.shape[0], self.n_beads, self.heads, self.head_width + 3
+        batch, n_beads, heads, inner = x.shape[0], self.n_beads, self.heads, self.head_dim + 3
         normalised, of_norm = self.norm.evaluate(nodes)
         query = functional.linear(normalised, self.query, self.query_bias)
         query = self._by_head(query.view(batch, n_beads, heads, inner))
         flat = torch.mm(normalised, self.key_value.t())
-        flat = flat.view(batch, n_beads, 2 * heads, self.head_width)
+        flat = flat.view(batch, n_beads, 2 * heads, self.head_dim)
         edges = x.unsqueeze(2).expand(-1, -1, 2 * heads, -1)
         key, value = torch.split(torch.cat([flat, edges], dim=3), [heads, heads], dim=2)
         key, value = self._by_head(key), self._by_head(value)
@@ -307,12 +307,12 @@ class FactorisedAttention(nn.Module):
         blend, of_gate = self.gate.evaluate(change, nodes)
         return blend, (query, key, value, attention, of_norm, of_gate)
 
-    def pull_back(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
+    def vjp(self, gradient: Tensor, saved: OfLater) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to the nodes and, by this layer, coordinates (M, 3)."""
         query, key, value, attention, of_norm, of_gate = saved
-        heads, n_beads, inner = self.heads, key.shape[1], self.head_width + 3
+        heads, n_beads, inner = self.heads, key.shape[1], self.head_dim + 3
         batch = key.shape[0] // heads
-        of_new, of_old = self.gate.pull_back(gradient, of_gate)
+        of_new, of_old = self.gate.vjp(gradient, of_gate)
         of_mixed = torch.mm(of_new, self.output).view(batch, n_beads, heads, inner)
         of_mixed = self._by_head(of_mixed)
         of_attention = torch.bmm(value, of_mixed.transpose(1, 2))
@@ -322,11 +322,11 @@ class FactorisedAttention(nn.Module):
         of_query = self._by_bead(torch.bmm(of_logits.transpose(1, 2), key), batch)
         of_both = torch.stack([torch.bmm(of_logits, query), torch.bmm(attention, of_mixed)])
         of_both = of_both.view(2, batch, heads, n_beads, inner).permute(1, 3, 0, 2, 4)
-        of_flat, of_x = torch.split(of_both, [self.head_width, 3], dim=4)
+        of_flat, of_x = torch.split(of_both, [self.head_dim, 3], dim=4)
         of_normalised = torch.mm(of_query, self.query)
         of_normalised = of_normalised.addmm_(of_flat.reshape(batch * n_beads, -1), self.key_value)
         of_x = of_x.sum(dim=[2, 3]).view(-1, 3).addmm_(of_new, self.displaced)
-        return self.norm.pull_back(of_normalised, of_norm, of_old), of_x
+        return self.norm.vjp(of_normalised, of_norm, of_old), of_x
 
     def _by_head(self, values: Tensor) -> Tensor:
         """Bring (B, N, heads, inner) to (B * heads, N, inner)."""
