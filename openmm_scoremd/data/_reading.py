@@ -21,7 +21,8 @@ PathLike: TypeAlias = str | os.PathLike[str]
 #: ``"join"``: make molecules whole along their bonds; ``"ignore"``: take coordinates as they are.
 BoxTreatment: TypeAlias = Literal["join", "ignore"]
 
-_CIF_SUFFIXES = (".cif", ".mmcif", ".pdbx")
+#: Formats that MDTraj cannot read in pieces.
+_READ_WHOLE = (".cif", ".mmcif", ".pdbx", ".rst7", ".inpcrd", ".restrt", ".ncrst")
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +141,8 @@ def _read(
 ) -> Iterator[mdtraj.Trajectory]:
     name = os.fspath(path)
     try:
-        if name.lower().removesuffix(".gz").endswith(_CIF_SUFFIXES):
-            # MDTraj cannot read these in pieces.
-            yield mdtraj.load(name, atom_indices=atoms)
+        if name.lower().removesuffix(".gz").endswith(_READ_WHOLE):
+            yield mdtraj.load(name, top=topology, atom_indices=atoms)
             return
         yield from mdtraj.iterload(name, top=topology, chunk=chunk_size, atom_indices=atoms)
     # Readers of a dozen formats raise whatever they stumble over.

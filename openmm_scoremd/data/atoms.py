@@ -143,10 +143,14 @@ def load_topology(path: PathLike, *, trajectory: PathLike | None = None) -> Atom
         return _from_mdtraj(path)
     # Readers of a dozen formats raise whatever they stumble over.
     except Exception as error:
+        hint = (
+            "one that includes force fields must be preprocessed (gmx grompp -pp)"
+            if Path(path).suffix.lower() == ".top"
+            else "MDTraj and ParmEd read PDB, mmCIF, GRO, prmtop, PSF and GROMACS top, the format "
+            "being chosen by the suffix"
+        )
         raise DatasetError(
-            f"topology {path} cannot be read ({type(error).__name__}: {error}); MDTraj and ParmEd "
-            "read PDB, mmCIF, prmtop, PSF and GROMACS top, the format being chosen by the suffix. "
-            "A GROMACS top that includes force fields must be preprocessed (gmx grompp -pp)"
+            f"topology {path} cannot be read ({type(error).__name__}: {error}); {hint}"
         ) from error
 
 
