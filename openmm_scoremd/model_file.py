@@ -22,6 +22,7 @@ from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.molecules import declared_molecules
 from openmm_scoremd.forces.options import Backend, CudaGraphs
 from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
@@ -187,7 +188,7 @@ class ScoreModelFile:
 
         A second force, ``Molecules``, has no strength: its bonds tell OpenMM which beads belong
         together. Reporters otherwise wrap every bead by itself into the box as soon as a force with
-        periodic boundaries is added.
+        periodic boundaries is added. Its group is 31: an integrator may leave it out.
 
         Parameters
         ----------
@@ -222,7 +223,7 @@ class ScoreModelFile:
             backend=backend, device=device, system=system, adjustable=adjustable
         )
         system.addForce(force)
-        system.addForce(_molecules(self.n_beads, replicas))
+        system.addForce(declared_molecules(self.n_beads, replicas))
         return system
 
     def create_force(
@@ -404,13 +405,3 @@ def _with_model(loaded: LoadedModel, device: str) -> ScoreModelFile:
     model = ScoreModelFile.__new__(ScoreModelFile)
     model._keep(loaded, device)
     return model
-
-
-def _molecules(n_beads: int, replicas: int) -> openmm.HarmonicBondForce:
-    """Return springs without strength that connect the beads of every replica."""
-    bonds = openmm.HarmonicBondForce()
-    bonds.setName("Molecules")
-    for first in range(0, replicas * n_beads, n_beads):
-        for bead in range(first, first + n_beads - 1):
-            bonds.addBond(bead, bead + 1, 0.0, 0.0)
-    return bonds
