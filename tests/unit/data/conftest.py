@@ -83,9 +83,9 @@ class Peptide:
         lines, serial, residue = [header] if header else [], 0, 0
         for k, chain in enumerate(self.chains):
             for name, number in chain:
-                for atom, xyz in zip(
-                    ("N", "CA", "C", "CB", "O"), self.positions[residue], strict=True
-                ):
+                letter = letters[k % len(letters)]
+                atoms = zip(("N", "CA", "C", "CB", "O"), self.positions[residue], strict=True)
+                for atom, xyz in atoms:
                     serial += 1
                     code = codes[residue] if codes else " "
                     column = f"{atom:<4}" if left else f" {atom:<3}"
