@@ -183,9 +183,10 @@ def expected_links(entry: Input) -> int | None:
     have to be searched.
     """
     names = load_topology(entry.topology)
-    frame = next(mdtraj.iterload(str(entry.trajectory), top=names, chunk=1), None)
-    if entry.trajectory.suffix in (".cif", ".pdbx") or frame is None:
-        frame = mdtraj.load(str(entry.trajectory))[0]
+    try:
+        frame = next(mdtraj.iterload(str(entry.trajectory), top=names, chunk=1))
+    except (AttributeError, TypeError):  # formats that MDTraj cannot read in pieces
+        frame = mdtraj.load(str(entry.trajectory), top=names)[0]
     with_ca = {atom.residue.index for atom in names.atoms if atom.name == "CA"}
     ends = {
         name: [a.index for a in names.atoms if a.name == name and a.residue.index in with_ca]
@@ -198,12 +199,9 @@ def expected_links(entry: Input) -> int | None:
         if not np.allclose(frame.unitcell_angles[0], 90.0, atol=1e-3):
             return None
         box = frame.unitcell_lengths[0].astype(np.float64)
-    carbons, nitrogens = (
-        frame.xyz[0][ends[name]].astype(np.float64) % (box if box is not None else np.inf)
-        if box is not None
-        else frame.xyz[0][ends[name]].astype(np.float64)
-        for name in ("C", "N")
-    )
+    carbons, nitrogens = (frame.xyz[0][ends[name]].astype(np.float64) for name in ("C", "N"))
+    if box is not None:
+        carbons, nitrogens = carbons % box, nitrogens % box
     near = cKDTree(nitrogens, boxsize=box).query_ball_point(carbons, LONGEST_PEPTIDE_BOND)
     residue = [atom.residue.index for atom in names.atoms]
     return sum(
