@@ -75,14 +75,17 @@ class NoiseLevelEnergy(nn.Module):
         InvalidInputError
             If there is none.
         """
-        ends = [self.t_min, *self.model.boundaries.tolist(), 1.0]
+        boundaries = self.model.boundaries
+        ends = [self.t_min, *boundaries.tolist(), 1.0]
         ranges = [
             f"{low:g} to {high:g}"
             for low, high, chosen in zip(ends[:-1], ends[1:], self.serving, strict=True)
             if chosen >= 0
         ]
         inside = self.earliest <= t <= 1.0
-        if not inside or self.serving[sum(t > end for end in ends[1:-1])] < 0:
+        # Rounded like the boundaries: an expert serves the time where it ends.
+        expert = int(torch.bucketize(torch.tensor(t, dtype=boundaries.dtype), boundaries.cpu()))
+        if not inside or self.serving[expert] < 0:
             raise InvalidInputError(
                 f"the model has no energy at diffusion time {t}; it has from {', '.join(ranges)}"
             )
