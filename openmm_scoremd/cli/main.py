@@ -111,7 +111,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _training_parser() -> jsonargparse.ArgumentParser:
+def _training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
     import jsonargparse
 
     from openmm_scoremd.training.config_file import add_training_arguments
@@ -127,14 +127,14 @@ def _training_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--expert", help="train only this expert of a mixture, or go on with it")
-    add_training_arguments(parser)
+    add_training_arguments(parser, arguments)
     return parser
 
 
 def _train(arguments: list[str]) -> None:
     from openmm_scoremd.training.config_file import parse_training_arguments
 
-    config, options = parse_training_arguments(_training_parser(), arguments)
+    config, options = parse_training_arguments(_training_parser(arguments), arguments)
     train(
         config,
         output=options["output"],

@@ -301,8 +301,9 @@ class TestFormerNames:
 
     def test_options(self, yaml):
         old = ["network.kind=mlp", "network.widths=[5]", "data.held_back_fraction=0.5"]
-        with pytest.warns(FutureWarning, match=r"network\.hidden_dims"):
+        with pytest.warns(FutureWarning) as warned:
             config = load_training_config(yaml, overrides=old)
+        assert len(warned) == 3
         assert config.network == MLPConfig(hidden_dims=(5,), noise_floor=0.01)
         assert config.data.held_out_fraction == 0.5
 
