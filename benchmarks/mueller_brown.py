@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from openmm_scoremd import ScoreModelFile, export_torchscript, save_dataset
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.analysis.free_energy import free_energy_2d
 from openmm_scoremd.analysis.metrics import (
     COMBINED_RANGE,

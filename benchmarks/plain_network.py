@@ -261,7 +261,7 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     entries = dict(model.metadata.architecture)
     entries.pop("experts", None)
     config = network_config(entries)
-    schedule = VPSchedule(*model.metadata.schedule)
+    schedule = model.metadata.schedule
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")

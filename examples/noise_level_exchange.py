@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from openmm_scoremd import ScoreModelFile, VPSchedule, export_torchscript
+from openmm_scoremd import ScoreModelFile, export_torchscript
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.simulation.exchange import ReplicaExchange
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -50,7 +50,7 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 # %%
 def noise(t: float) -> float:
     """Return the noise of a diffusion time in nm, for data that are not shrunk."""
-    schedule, time = VPSchedule(*model.metadata.schedule), torch.tensor(t, dtype=torch.float64)
+    schedule, time = model.metadata.schedule, torch.tensor(t, dtype=torch.float64)
     return float(model.metadata.scale * schedule.sigma(time) / schedule.alpha(time))
 
 

@@ -22,7 +22,7 @@ from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from openmm_scoremd.artifact.metadata import ModelArchive
-    from openmm_scoremd.forces.create import Backend
+    from openmm_scoremd.forces.options import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             The beads among the atoms; None for all atoms.
         forceGroup : int
             Force group.
-        backend : {"auto", "torchforce", "pythonforce", "compiled"}
+        backend : {"auto", "torchforce", "pythonforce", "kernel"}
             Force class; see :func:`openmm_scoremd.forces.create.create_force`.
         device : str, optional
             PythonForce only: where the model runs.
@@ -170,7 +170,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         metadata = self.archive.metadata
         if not _remover_will_be_added():
             return
-        if not metadata.is_molecule:
+        if not metadata.translation_invariant:
             raise InvalidInputError(
                 f"{self.archive.path.name} has a potential that is fixed in space: openmm-ml's "
                 "CMMotionRemover would stop its particles; give createSystem the option "

@@ -154,9 +154,7 @@ def bond_lengths(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
 
 def bond_labels(topology: BeadTopology) -> tuple[str, ...]:
     """Return a name such as ``"C1-N2"`` (bead name and residue number) for each bond."""
-    beads = [
-        f"{name}{number}" for name, number in zip(topology.names, topology.residue_ids, strict=True)
-    ]
+    beads = topology.bead_labels
     return tuple(f"{beads[i]}-{beads[j]}" for i, j in topology.bonds)
 
 
@@ -239,10 +237,9 @@ def _find_pairs(topology: BeadTopology) -> list[_Pair]:
 
 def _backbone_residues(topology: BeadTopology) -> list[_Residue]:
     """Return the beads N, CA and C of every residue, in the order of the beads."""
-    residues: dict[tuple[str, int], _Residue] = {}
+    residues: dict[int, _Residue] = {}
     for index, name in enumerate(topology.names):
-        key = (topology.chain_ids[index], topology.residue_ids[index])
-        beads = residues.setdefault(key, {})
+        beads = residues.setdefault(topology.residue_indices[index], {})
         if name in beads:
             raise InvalidInputError(
                 f"residue {_label(topology, index)} has two beads named {name}; "
@@ -284,4 +281,4 @@ def _psi_quadruple(residue: _Residue, after: _Residue) -> tuple[int, ...]:
 
 
 def _label(topology: BeadTopology, bead: int) -> str:
-    return f"{topology.residue_names[bead]} {topology.residue_ids[bead]}"
+    return topology.residue_labels[bead]

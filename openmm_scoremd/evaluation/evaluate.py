@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file, write_run_record
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.analysis.report import ReportHeader, write_report
 from openmm_scoremd.analysis.results import Comparison
@@ -28,8 +28,8 @@ from openmm_scoremd.errors import (
 from openmm_scoremd.evaluation.fokker_planck import FokkerPlanckError, fokker_planck_error
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import load_weights
-from openmm_scoremd.simulation.run.folder import SIDECAR
 from openmm_scoremd.trajectories.reading import load_replicas, replica_breaks
+from openmm_scoremd.trajectories.segments import SIDECAR
 
 logger = logging.getLogger(__name__)
 

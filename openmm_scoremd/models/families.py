@@ -74,6 +74,7 @@ DEFAULT_FAMILY: Final = "graph-transformer"
 
 _BUILT_IN: Final = {
     "graph-transformer": "openmm_scoremd.models.graph_transformer.family:GraphTransformerEnergy",
+    "invariant": "openmm_scoremd.models.invariant.network:InvariantEnergy",
     "mlp": "openmm_scoremd.models.mlp:MLPEnergy",
 }
 _REGISTERED: dict[str, type[ScoreModel]] = {}

@@ -12,13 +12,19 @@ import torch
 from openmm import unit
 from torch import Tensor
 
-from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, script_module
+from openmm_scoremd.artifact.torchscript import load_module, script_module
 from openmm_scoremd.errors import MissingDependencyError
 from openmm_scoremd.export.export import Precision, export_torchscript
 from openmm_scoremd.export.exported import ConservativeScore, DirectScore
-from openmm_scoremd.forces.create import Backend, create_force
+from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.options import Backend
 from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights, save_weights
+from openmm_scoremd.models.weights import (
+    TrainedModel,
+    WeightsDescription,
+    load_weights,
+    save_weights,
+)
 from openmm_scoremd.testing.cases import NetworkCase, same
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.units import thermal_energy
@@ -29,7 +35,7 @@ _TEMPERATURE: Final = 300.0
 
 #: In single precision.
 _TOLERANCE: Final = 2e-4
-_BACKENDS: Final[tuple[Backend, ...]] = ("torchforce", "pythonforce", "compiled")
+_BACKENDS: Final[tuple[Backend, ...]] = ("torchforce", "pythonforce", "kernel")
 
 
 def check_scripted_score(case: NetworkCase) -> None:
@@ -74,9 +80,9 @@ def check_model_file(case: NetworkCase) -> None:
     with tempfile.TemporaryDirectory() as folder:
         module = load_module(_write_model(case, Path(folder), dtype="float32"), device="cpu")
     for _ in range(3):
-        energy, forces = energy_and_forces(module, frames.reshape(-1, 3))
-        same(energy[None], expected[0].sum(0, True), _TOLERANCE, "model file: energy")
-        same(forces.view_as(frames), expected[1], _TOLERANCE, "model file: forces")
+        energies, forces = module.energies_and_forces(frames)
+        same(energies, expected[0], _TOLERANCE, "model file: energies")
+        same(forces, expected[1], _TOLERANCE, "model file: forces")
     same(module.score(case.x, case.t), case.score(), _TOLERANCE, "model file: score")
 
 
@@ -127,18 +133,19 @@ def _write_model(case: NetworkCase, folder: Path, *, dtype: Precision) -> Path:
     """Write the network as weights, read them again, and write a model file."""
     _, n_beads, n_dims = case.x.shape
     t = float(case.t[0])
-    description = ModelDescription(
+    description = WeightsDescription(
         title=f"test of {case.config.family}",
         network=case.config,
         schedule=case.inputs.schedule,
         topology=case.inputs.topology or _chain(n_beads),
         n_dims=n_dims,
+        translation_invariant=case.model.translation_invariant,
         temperature=_TEMPERATURE,
         scale=_SCALE,
         t_min=t,
         dataset_sha256="",
-        example_positions=(_SCALE * case.x).tolist(),
-        bond_ranges=[(0.1, 0.2)] * (n_beads - 1),
+        example_positions=(_SCALE * case.x).numpy(),
+        bond_ranges=((0.1, 0.2),) * (n_beads - 1),
         training={},
     )
     weights = folder / "weights.safetensors"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (
@@ -177,6 +177,7 @@ def combine_experts(
         lowest,
         title=title,
         t_min=intervals[order[0]][0],
+        translation_invariant=model.translation_invariant,
         experts=tuple(
             ExpertDescription(trained[i].description.network, *intervals[i]) for i in order
         ),

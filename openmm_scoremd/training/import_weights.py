@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.import_jax import load_jax_parameters
@@ -92,6 +92,7 @@ def _import_network(
     description = describe_model(
         config,
         dataset,
+        model,
         dataset_sha256=sha256_of_file(config.data.path),
         results=origin,
     )

@@ -1,8 +1,10 @@
 """Networks with a description, as if they had been trained, for tests of weights and export."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from openmm_scoremd.models.config import NetworkInputs
 from openmm_scoremd.models.families import build_model
 from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mlp import MLPConfig
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.testing import NetworkCase
@@ -74,16 +76,17 @@ def make_trained() -> Callable[..., TrainedModel]:
             "schedule": schedule,
             "topology": _topology(n_beads),
             "n_dims": n_dims,
+            "translation_invariant": model.translation_invariant,
             "temperature": 310.0,
             "scale": 0.09,
             "t_min": 1e-5,
             "dataset_sha256": "ab" * 32,
             "example_positions": frames.tolist(),
-            "bond_ranges": [(0.1, 0.2)] * (n_beads - 1),
+            "bond_ranges": ((0.1, 0.2),) * (n_beads - 1),
             "training": {"config": {"epochs": 3}, "results": {"hours": 0.5}},
             **changes,
         }
-        return TrainedModel(model, ModelDescription(**entries))
+        return TrainedModel(model, WeightsDescription(**entries))
 
     return make
 
@@ -321,3 +324,22 @@ def contents():
         }
 
     return of
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_limit():
+    """Return a context in which files of this process cannot grow beyond some bytes."""
+
+    @contextlib.contextmanager
+    def limit(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

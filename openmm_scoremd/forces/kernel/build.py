@@ -25,9 +25,9 @@ from openmm_scoremd.errors import MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
-SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp")
+SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp", "invariant.cpp")
 
-_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi", "-fno-math-errno")
 #: Options from fast to modest; the first that the compiler takes are used.
 _OPTIONS: Final = (
     ("-O3", "-march=native", "-fopenmp"),
@@ -39,8 +39,13 @@ _TIMEOUT = 600.0  # seconds
 
 
 @functools.cache
-def load_library() -> ctypes.CDLL:
-    """Return the kernel, compiled now if it is not in the cache.
+def load_library(name: str = "graph_transformer") -> ctypes.CDLL:
+    """Return a kernel, compiled now if it is not in the cache.
+
+    Parameters
+    ----------
+    name : {"graph_transformer", "invariant"}
+        Which one.
 
     Raises
     ------
@@ -49,8 +54,8 @@ def load_library() -> ctypes.CDLL:
     """
     compiler = find_compiler()
     folder = _trusted(cache_folder())
-    key = _key(compiler)
-    path = _cached(folder, key) or _build(compiler, folder, key)
+    key = f"{name}-{_key(compiler)}"
+    path = _cached(folder, key) or _build(compiler, folder, key, name)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -138,9 +143,9 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _build(compiler: str, folder: Path, key: str) -> Path:
+def _build(compiler: str, folder: Path, key: str, name: str) -> Path:
     logger.info("compiling the kernel with %s, once; it is kept in %s", compiler, folder)
-    source = Path(__file__).parent / SOURCES[0]
+    source = Path(__file__).parent / f"{name}.cpp"
     messages = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         product = Path(scratch) / "kernel.so"

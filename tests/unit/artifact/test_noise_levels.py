@@ -12,7 +12,8 @@ from openmm_scoremd.artifact.noise_levels import SCALE_PARAMETER, TIME_PARAMETER
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.forces.create import create_force, load_torchforce_plugin
+from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.torchforce import load_torchforce_plugin
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.units import thermal_energy
@@ -32,7 +33,7 @@ PROBLEM = _torchforce_problem()
 BACKENDS = [
     pytest.param("torchforce", marks=pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)),
     "pythonforce",
-    "compiled",
+    "kernel",
 ]
 
 
@@ -144,9 +145,9 @@ def test_parameters_survive_xml(two_wells, frames, backend):
     assert evaluate(context, frames)[0] == pytest.approx(2.0 * expected, rel=1e-6)
 
 
-def test_the_compiled_kernel_has_one_time(two_wells, caplog):
-    create_force(two_wells(), backend="compiled", adjustable="scale-and-time")
-    assert "the compiled kernel has one diffusion time only" in caplog.text
+def test_the_kernel_has_one_time(two_wells, caplog):
+    create_force(two_wells(), backend="kernel", adjustable="scale-and-time")
+    assert "C++ kernel has one diffusion time only" in caplog.text
 
 
 class TestTimes:

@@ -10,7 +10,7 @@ import parmed
 import pytest
 from mdtraj.core import element
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.coarse_graining import (
     CoarseGrainingMap,
     coarse_grain_trajectory,

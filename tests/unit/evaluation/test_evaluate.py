@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames

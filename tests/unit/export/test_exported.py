@@ -89,6 +89,22 @@ def test_results_come_in_the_precision_of_the_positions(make_exported, dtype, gi
     assert score.dtype == given
 
 
+@pytest.mark.parametrize("name", ["graph", "mlp", "mlp-beads"])
+def test_energies_and_forces_of_every_molecule(make_exported, name):
+    exported, case = make_exported(name)
+    n_dims = case.x.shape[2]
+    frames = torch.ones(*case.x.shape[:2], 3, dtype=torch.float64)
+    frames[..., :n_dims] = SCALE * case.x
+    with torch.no_grad():
+        energies, forces = exported.energies_and_forces(frames)
+        assert not torch.is_grad_enabled()
+    reduced, score = case.model.energy_and_score(case.x, torch.full_like(case.t, 0.3))
+    torch.testing.assert_close(energies, KT * reduced.detach(), rtol=1e-12, atol=0.0)
+    expected = KT / SCALE * score.detach()
+    torch.testing.assert_close(forces[..., :n_dims], expected, rtol=1e-10, atol=1e-10)
+    assert not forces[..., n_dims:].any()
+
+
 def test_wrong_number_of_particles(make_exported):
     exported, _ = make_exported()
     with pytest.raises(ValueError, match="7 particles; give a multiple of 5"):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError, ModelFileError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
@@ -194,7 +195,8 @@ class TestRefine:
             ReplicaSimulation, "set_positions", lambda _self, frames: starts.append(frames)
         )
         monkeypatch.setattr(
-            "openmm_scoremd.refinement.refine.spreading_weights",
+            sys.modules[refine.__module__],
+            "spreading_weights",
             lambda positions: np.eye(len(positions))[7],
         )
 

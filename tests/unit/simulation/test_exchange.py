@@ -44,6 +44,7 @@ class FrozenLevel:
         self.centre, self.width, self.temperature = centre, width, temperature
         self.positions = np.zeros((replicas, 1, 3))
         self.velocities = np.ones((replicas, 1, 3))
+        self.seed = int(1e6 * width + temperature)
         self.random = np.random.default_rng(int(1e6 * width))
         self.draw()
 
@@ -172,16 +173,22 @@ class TestLevelsThatDoNotFit:
         levels = [simulation(model, 2, prepare_system=restraint(k)) for k in (1.0, 2.0)]
         with pytest.raises(InvalidInputError, match="do not cancel"):
             ReplicaExchange(levels, seed=0)
-        same = [simulation(model, 2, prepare_system=restraint(1.0)) for _ in range(2)]
+        same = [simulation(model, 2, seed, prepare_system=restraint(1.0)) for seed in range(2)]
         ReplicaExchange(same, seed=0)
         hot = simulation(model, 2, prepare_system=restraint(1.0), temperature=400.0)
         with pytest.raises(InvalidInputError, match="do not cancel"):
             ReplicaExchange([same[0], hot], seed=0)
+
+    @pytest.mark.parametrize("platform", ["Reference", "CPU"])
+    def test_seeds(self, model, platform):
+        levels = [simulation(model, 2, seed, platform=platform) for seed in (4, 5, 4)]
+        with pytest.raises(InvalidInputError, match="levels 0 and 2 have the same seed, 4"):
+            ReplicaExchange(levels, seed=0)
 
     def test_numbers(self, model):
         levels = noise_levels(model, (1e-5, 0.02), 2)
         with pytest.raises(InvalidInputError, match="seed is -1"):
             ReplicaExchange(levels, seed=-1)
         for numbers in ({"sweeps": 0, "steps": 1}, {"sweeps": 1, "steps": 0}):
-            with pytest.raises(InvalidInputError, match="both must be positive"):
+            with pytest.raises(InvalidInputError, match="is 0; it must be at least 1"):
                 ReplicaExchange(levels, seed=0).run(**numbers)

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, ModelFileError

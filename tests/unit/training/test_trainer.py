@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import load_dataset, split_frames
 from openmm_scoremd.errors import ConfigurationError, NumericalError
 from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
