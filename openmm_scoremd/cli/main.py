@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> None:
     if command == "train":
         from openmm_scoremd.training.config_file import parse_training_arguments
 
-        config, options = parse_training_arguments(training_parser(), rest)
+        config, options = parse_training_arguments(training_parser(rest), rest)
         given = {name: options[name] for name in ("output", "resume", "expert")}
         COMMANDS[command](config, **given)
         return
