@@ -41,7 +41,7 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 
 # %%
 simulation = ReplicaSimulation(
-    model, replicas=REPLICAS, seed=options.seed, backend="compiled", potential_scale=SCALES[0]
+    model, replicas=REPLICAS, seed=options.seed, backend="kernel", potential_scale=SCALES[0]
 )
 simulation.set_positions(model.sample(REPLICAS, seed=options.seed))
 energies, angles = [], []

@@ -36,14 +36,14 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
         "cli.options", "cli.sample", "cli.train", "sampling.folder",
         "evaluation.fokker_planck_folder",
     ),
-    "computation": ("forces.python_force",),
+    "computation": ("forces.python_force", "forces.kernel_force"),
     "data.spreading": ("data.regions",),
     "diffusion.denoising_trajectory": ("diffusion.overdamped_langevin",),
     "evaluation": ("evaluation.evaluate",),
     "exact_density": ("simulation.exact_density",),
     "export": ("export.export",),
     "fokker_planck_error": ("evaluation.fokker_planck",),
-    "force": ("forces.create",),
+    "force": ("forces.create", "forces.torchforce", "forces.options"),
     "iid": ("sampling.reverse_diffusion",),
     "models.compiler_forms": ("training.compiled.compiler_forms",),
     "models.explicit": ("export.explicit",),
@@ -80,7 +80,11 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
-NAMES: Final[dict[str, str]] = {}
+NAMES: Final[dict[str, str]] = {
+    "artifact.SCHEMA_VERSION": "description.SCHEMA_VERSION",
+    "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
+    "weights.ModelDescription": "models.weights.WeightsDescription",
+}
 
 #: Stored Systems name it, and OpenMM ends the process where reading one raises, as warnings may.
 _SILENT = frozenset({"computation"})

@@ -278,10 +278,11 @@ def _fokker_planck(
 ) -> FokkerPlanckError:
     trained = load_weights(weights)
     description = trained.description
-    if description.topology.names != model.bead_topology.names:
+    difference = description.difference_from(model.bead_topology, model.metadata.n_dims)
+    if difference:
         raise ModelFileError(
-            f"{os.fspath(weights)} has beads {' '.join(description.topology.names)}, "
-            f"{model.path.name} {' '.join(model.bead_topology.names)}; give weights of that model"
+            f"{os.fspath(weights)} is not of the molecule of {model.path.name}: {difference}; give "
+            "weights of that model"
         )
     return fokker_planck_error(
         trained,
@@ -319,18 +320,11 @@ def _recorded_interval(record: Any) -> float:
 def _load_reference(model: ScoreModelFile, path: str | os.PathLike[str]) -> CGDataset:
     dataset = load_dataset(path)
     name = os.fspath(path)
-    dimensions = model.metadata.n_dims
-    if (dataset.n_beads, dataset.n_dims) != (model.n_beads, dimensions):
+    difference = model.metadata.difference_from(dataset.topology, dataset.n_dims)
+    if difference:
         raise DatasetError(
-            f"{name} has {dataset.n_beads} beads in {dataset.n_dims} dimensions and "
-            f"{model.path.name} has {model.n_beads} in {dimensions}; "
-            "give a dataset of the same molecule"
-        )
-    if dataset.topology.names != model.bead_topology.names:
-        raise DatasetError(
-            f"the beads of {name} are {' '.join(dataset.topology.names)}, those of "
-            f"{model.path.name} {' '.join(model.bead_topology.names)}; "
-            "give a dataset of the same molecule"
+            f"{name} is not of the molecule of {model.path.name}: {difference}; give a dataset of "
+            "the same molecule"
         )
     if abs(dataset.temperature - model.temperature) > 0.01:
         logger.warning(

@@ -109,14 +109,11 @@ def _names_of(paths: Sequence[str]) -> list[str]:
 
 
 def _check_same_beads(name: str, trained: TrainedModel, dataset: CGDataset, data: str) -> None:
-    description = trained.description
-    found = (dataset.n_dims, dataset.topology.names)
-    expected = (description.n_dims, description.topology.names)
-    if found != expected:
+    difference = trained.description.difference_from(dataset.topology, dataset.n_dims)
+    if difference:
         raise DatasetError(
-            f"{data} has {dataset.n_beads} beads ({' '.join(found[1][:12])}) in {found[0]} "
-            f"dimensions and {name} {description.topology.n_beads} ({' '.join(expected[1][:12])}) "
-            f"in {expected[0]}; give a dataset of the same molecule"
+            f"{data} is not of the molecule of {name}: {difference}; give a dataset of the same "
+            "molecule"
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
 from openmm_scoremd.cli.main import main
-from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
 from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
 from openmm_scoremd.evaluation.evaluate import evaluate, held_back_frames, read_frames, read_run
 from openmm_scoremd.model_file import ScoreModelFile
@@ -79,24 +79,32 @@ class TestOtherMolecules:
     def test_wrong_bead_count(self, make_dataset, make_toy):
         path, _ = make_dataset()
         model = ScoreModelFile(make_toy("three.pt", n_beads=3).path)
-        with pytest.raises(DatasetError, match=r"4 beads in 3 dimensions and three\.pt has 3"):
+        with pytest.raises(DatasetError, match=r"of three\.pt: there are 4 beads and not 3"):
             held_back_frames(model, path)
 
     def test_wrong_bead_names(self, make_dataset, toy):
         path, _ = make_dataset(names=("N", "CA", "C", "O"))
-        with pytest.raises(DatasetError, match=r"are N CA C O, those of toy\.pt B0 B1 B2 B3"):
+        with pytest.raises(DatasetError, match=r"bead 0 is N of TOY and not B0 of TOY"):
             held_back_frames(ScoreModelFile(toy.path), path)
+
+    def test_beads_of_the_same_names_in_another_residue(self, make_dataset, make_toy):
+        path, _ = make_dataset()
+        topology = load_dataset(path).topology
+        other = dataclasses.replace(topology, residue_names=("VAL",) * topology.n_beads)
+        model = ScoreModelFile(make_toy("valine.pt", topology=other).path)
+        with pytest.raises(DatasetError, match=r"bead 0 is B0 of TOY and not B0 of VAL"):
+            held_back_frames(model, path)
 
     def test_dataset_in_a_plane(self, toy, chain, tmp_path):
         frames = chain(10, 4)[..., :2].astype(np.float32)
         save_dataset(CGDataset(frames, toy.metadata.topology, 300.0), tmp_path / "plane.npz")
-        with pytest.raises(DatasetError, match="4 beads in 2 dimensions"):
+        with pytest.raises(DatasetError, match="there are 2 dimensions and not 3"):
             held_back_frames(ScoreModelFile(toy.path), tmp_path / "plane.npz")
 
     def test_model_in_a_plane(self, make_dataset, make_toy):
         path, _ = make_dataset()
         model = ScoreModelFile(make_toy("plane.pt", n_dims=2).path)
-        with pytest.raises(DatasetError, match=r"plane\.pt has 4 in 2"):
+        with pytest.raises(DatasetError, match=r"of plane\.pt: there are 3 dimensions and not 2"):
             held_back_frames(model, path)
 
     def test_missing_dataset(self, toy, tmp_path):
