@@ -43,13 +43,15 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "exact_density": ("simulation.exact_density",),
     "export": ("export.export",),
     "fokker_planck_error": ("evaluation.fokker_planck",),
-    "force": ("forces.create",),
+    "force": ("forces.create", "forces.options", "forces.torchforce", "forces.backend"),
     "iid": ("sampling.reverse_diffusion",),
     "models.compiler_forms": ("training.compiled.compiler_forms",),
-    "models.explicit": ("export.explicit",),
-    "models.explicit_attention": ("export.explicit_attention",),
+    "models.explicit": ("models.graph_transformer.explicit",),
+    "models.explicit_attention": ("models.graph_transformer.explicit_attention",),
     "models.exported": ("export.exported",),
-    "models.folded": ("export.folded",),
+    "models.factory": ("models.families", "models.config", "models.base"),
+    "models.folded": ("models.graph_transformer.folded",),
+    "models.graph_transformer": ("models.graph_transformer.network",),
     "native": ("forces.kernel",),
     "native.build": ("forces.kernel.build",),
     "native.network": ("forces.kernel.network",),
@@ -59,12 +61,12 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "simulation.beginning": ("simulation.run.start",),
     "simulation.guards": ("simulation.run.guards",),
     "simulation.mending": ("simulation.run.restarts",),
-    "simulation.outputs": ("trajectories.appendable_files",),
+    "simulation.outputs": ("trajectories.appendable_files", "trajectories.formats"),
     "simulation.plan": ("simulation.speed",),
     "simulation.recording": ("simulation.run.recording",),
     "simulation.reporters": ("trajectories.reporters",),
     "simulation.run": ("simulation.run.replica_run",),
-    "simulation.run_folder": ("simulation.run.folder",),
+    "simulation.run_folder": ("simulation.run.folder", "trajectories.segments"),
     "simulation.settings": ("simulation.run.settings",),
     "simulation.stepping": ("simulation.run.stepping",),
     "simulation.trajectories": ("trajectories.reading",),
@@ -80,7 +82,18 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
-NAMES: Final[dict[str, str]] = {}
+NAMES: Final[dict[str, str]] = {
+    "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
+    "simulation.beginning.Beginning": "simulation.run.start.StartFrames",
+    "simulation.mending.Mender": "simulation.run.restarts.Restarts",
+    "simulation.outputs.CSVCodec": "trajectories.formats.CSVFormat",
+    "simulation.outputs.Codec": "trajectories.appendable_files.FileFormat",
+    "simulation.outputs.DCDCodec": "trajectories.formats.DCDFormat",
+    "simulation.outputs.GrowingFile": "trajectories.appendable_files.AppendableFile",
+    "simulation.outputs.NpyCodec": "trajectories.formats.NpyFormat",
+    "simulation.outputs.XTCCodec": "trajectories.formats.XTCFormat",
+    "simulation.recording.Marks": "trajectories.segments.TrajectoryBreaks",
+}
 
 #: Stored Systems name it, and OpenMM ends the process where reading one raises, as warnings may.
 _SILENT = frozenset({"computation"})

@@ -219,7 +219,7 @@ RULES = {
     unpickling: (),
     imports_by_name: (
         *("__init__.py", "_renamed.py", "analysis/reweighting.py", "analysis/statistics/"),
-        *("campaign/cluster.py", "forces/"),
+        *("campaign/cluster.py", "forces/", "models/families.py"),
     ),
     force_classes: ("forces/",),
 }
