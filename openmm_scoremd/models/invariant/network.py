@@ -19,10 +19,10 @@ change when a molecule moves or turns, and it changes when the molecule is refle
        + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac12 \log(s^2 + s_0^2)
 
 :math:`g` are sine and cosine of a torsion times the sines of its two angles. Distances are
-standardised at every level of noise, so that bonds at little noise and clouds of beads at much noise
-are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the distances in the
-data: exactly where noise is small or large against the distance, smoothly between. Below noise of
-0.1, distances that torsions decide fade: their narrow correlation with angles changes with the
+standardised at every level of noise, so that bonds at little noise and clouds of beads at much
+noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the distances in
+the data: exactly where noise is small or large against the distance, smoothly between. Below noise
+of 0.1, distances that torsions decide fade: their narrow correlation with angles changes with the
 noise, and what was learned of it at one level would be wrong at the next.
 
 The rest depends on the level through a few smooth functions of :math:`v`: below :math:`s_0` the
