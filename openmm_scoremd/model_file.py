@@ -22,6 +22,7 @@ from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.molecules import declared_molecules
 from openmm_scoremd.forces.options import Backend, CudaGraphs
 from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
@@ -185,6 +186,10 @@ class ScoreModelFile:
         There is no CMMotionRemover: it would act on all replicas together. For 2-D models z is
         there but feels no force: it diffuses freely and is to be ignored.
 
+        A second force, ``Molecules``, has no strength: its bonds tell OpenMM which beads belong
+        together. Reporters otherwise wrap every bead by itself into the box as soon as a force with
+        periodic boundaries is added. Its group is 31: an integrator may leave it out.
+
         Parameters
         ----------
         replicas : int
@@ -199,7 +204,8 @@ class ScoreModelFile:
         Returns
         -------
         openmm.System
-            ``replicas * n_beads`` particles with the model's masses, and its force.
+            ``replicas * n_beads`` particles with the model's masses, its force, and which of them
+            make a molecule.
 
         Raises
         ------
@@ -217,6 +223,7 @@ class ScoreModelFile:
             backend=backend, device=device, system=system, adjustable=adjustable
         )
         system.addForce(force)
+        system.addForce(declared_molecules(self.n_beads, replicas))
         return system
 
     def create_force(

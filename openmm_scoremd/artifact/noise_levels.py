@@ -94,8 +94,9 @@ class NoiseLevelEnergy(nn.Module):
             for low, high, chosen in zip(ends[:-1], ends[1:], self.serving, strict=True)
             if chosen >= 0
         ]
-        # Rounded as in `energies`: at the end of an expert's times it still serves.
-        expert = torch.bucketize(torch.tensor(t).to(self.model.boundaries), self.model.boundaries)
+        # Rounded once, as in `energies`: at the end of an expert's times it still serves.
+        rounded = torch.tensor(t, dtype=torch.float64).to(self.model.boundaries)
+        expert = torch.bucketize(rounded, self.model.boundaries)
         if not self.earliest <= t <= 1.0 or self.serving[int(expert)] < 0:
             raise InvalidInputError(
                 f"the model has no energy at diffusion time {t}; it has from {', '.join(ranges)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,8 +46,8 @@ def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | No
     print(f"next: scoremd export {weights} MODEL.pt")
 
 
-def training_parser() -> jsonargparse.ArgumentParser:
-    """Return the parser of ``scoremd train``: every entry of the configuration is an option."""
+def training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
+    """Return the parser of ``scoremd train`` for a command line: every entry is an option."""
     import jsonargparse
 
     from openmm_scoremd.training.config_file import add_training_arguments
@@ -62,7 +63,7 @@ def training_parser() -> jsonargparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--expert", help="train only this expert of a mixture, or go on with it")
-    add_training_arguments(parser)
+    add_training_arguments(parser, arguments)
     return parser
 
 

@@ -8,8 +8,10 @@ distances of a frame what is.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import mdtraj
@@ -25,7 +27,7 @@ from openmm_scoremd.data._chemistry import (
     is_amino_acid,
     is_cap,
 )
-from openmm_scoremd.geometry import nearest_image
+from openmm_scoremd.geometry import Array, nearest_image
 
 FloatArray = NDArray[np.float64]
 Pair: TypeAlias = tuple[int, int]
@@ -55,10 +57,18 @@ class Frame:
 
     def distance(self, first: int, second: int) -> float:
         """Return the distance of two atoms in nm, in the nearest periodic image."""
-        offset = self.positions[second] - self.positions[first]
+        return float(self.distances([first], [second])[0, 0])
+
+    def distances(self, first: Sequence[int], second: Sequence[int]) -> FloatArray:
+        """Return the distances (first, second) of two sets of atoms in nm."""
+        offsets: Array = self.positions[list(second)] - self.positions[list(first)][:, None]
         if self.cell is not None:
-            offset = nearest_image(offset, self.cell)
-        return float(np.linalg.norm(offset))
+            offsets = nearest_image(offsets, self.cell, inverse=self._inverse)
+        return np.asarray(np.sqrt((offsets**2).sum(axis=-1)))
+
+    @functools.cached_property
+    def _inverse(self) -> Array | None:
+        return None if self.cell is None else np.linalg.inv(self.cell)
 
 
 def complete_bonds(
@@ -122,14 +132,16 @@ def _bonds_of_lone_atoms(
 ) -> set[Pair]:
     """Bond the atoms that no template knows to those of their residue that they touch."""
     atoms = [atom.index for atom in residue.atoms if symbols[atom.index]]
-    found = set()
-    for lone in (index for index in atoms if index not in bonded):
-        for other in atoms:
-            longest = bonding_distance(symbols[lone], symbols[other])
-            hydrogens = symbols[lone] == symbols[other] == "H"
-            if other != lone and not hydrogens and frame.distance(lone, other) < longest:
-                found.add((min(lone, other), max(lone, other)))
-    return found
+    lone = [index for index in atoms if index not in bonded]
+    if not lone or len(atoms) < 2:
+        return set()
+    near = frame.distances(lone, atoms)
+    limits = [[bonding_distance(symbols[i], symbols[j]) for j in atoms] for i in lone]
+    return {
+        (min(lone[row], atoms[column]), max(lone[row], atoms[column]))
+        for row, column in np.argwhere(near < limits)
+        if atoms[column] != lone[row] and {symbols[lone[row]], symbols[atoms[column]]} != {"H"}
+    }
 
 
 def _links_along_chains(bonds: set[Pair], topology: mdtraj.Topology, frame: Frame) -> set[Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 #: Covalent radii, nm (Cordero et al., Dalton Trans. 2008, 2832).
@@ -83,6 +84,7 @@ def element_of_name(name: str) -> str:
     return letters[:1] if letters[:1] in {*"CHNOPS"} else ""
 
 
+@functools.lru_cache(maxsize=1024)
 def bonding_distance(first: str, second: str) -> float:
     """Return the distance in nm up to which atoms of two elements are bonded, 0 if unknown."""
     if first not in _COVALENT_RADII or second not in _COVALENT_RADII:

@@ -232,4 +232,6 @@ def _suspect(ratios: Array) -> str:
             "; most bonds are right and some ends a box away: molecules are broken over the edges "
             "of a box that the file does not hold; make them whole with the program that wrote it"
         )
+    if ((ratios > 0.5) & (ratios < 1.2)).mean() > 0.9:
+        return "; the others are right: is something missing or misplaced there?"
     return "; is the order of atoms that of the topology, and the topology of this trajectory?"

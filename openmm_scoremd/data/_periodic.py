@@ -19,6 +19,9 @@ FloatArray = NDArray[np.float64]
 #: Cells up to this length, nm, are placeholders: CRYST1 of 1 A in PDB files without a crystal.
 _PLACEHOLDER = 0.1001
 
+#: Atoms of a molecule, evenly taken, among which its nearest neighbour is looked for.
+_MOST_CONTACTS = 300
+
 
 def usable_cell(trajectory: mdtraj.Trajectory) -> FloatArray | None:
     """Return the box vectors of the first frame in nm, None without a box or for a placeholder.
@@ -164,7 +167,9 @@ class Molecules:
 
 def _shift_to(moving: FloatArray, placed: FloatArray, cell: FloatArray) -> tuple[float, FloatArray]:
     """Return the smallest distance of any image of one set to another, and the way to it."""
-    offsets = (moving[:, None] - placed[None]).reshape(-1, 3)
+    some_moving = moving[:: -(-len(moving) // _MOST_CONTACTS)]
+    some_placed = placed[:: -(-len(placed) // _MOST_CONTACTS)]
+    offsets = (some_moving[:, None] - some_placed[None]).reshape(-1, 3)
     images = nearest_image(offsets, cell)
     squares = (images**2).sum(axis=-1)
     nearest = int(squares.argmin())

@@ -21,6 +21,9 @@ PathLike: TypeAlias = str | os.PathLike[str]
 #: ``"join"``: make molecules whole along their bonds; ``"ignore"``: take coordinates as they are.
 BoxTreatment: TypeAlias = Literal["join", "ignore"]
 
+#: Formats that MDTraj cannot read in pieces.
+_READ_WHOLE = (".cif", ".mmcif", ".pdbx", ".rst7", ".inpcrd", ".restrt", ".ncrst")
+
 logger = logging.getLogger(__name__)
 
 
@@ -136,10 +139,12 @@ def _first_frame(path: PathLike, topology: mdtraj.Topology) -> mdtraj.Trajectory
 def _read(
     path: PathLike, topology: mdtraj.Topology, chunk_size: int, atoms: Sequence[int] | None
 ) -> Iterator[mdtraj.Trajectory]:
+    name = os.fspath(path)
     try:
-        yield from mdtraj.iterload(
-            os.fspath(path), top=topology, chunk=chunk_size, atom_indices=atoms
-        )
+        if name.lower().removesuffix(".gz").endswith(_READ_WHOLE):
+            yield mdtraj.load(name, top=topology, atom_indices=atoms)
+            return
+        yield from mdtraj.iterload(name, top=topology, chunk=chunk_size, atom_indices=atoms)
     # Readers of a dozen formats raise whatever they stumble over.
     except Exception as error:
         raise DatasetError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,10 +143,14 @@ def load_topology(path: PathLike, *, trajectory: PathLike | None = None) -> Atom
         return _from_mdtraj(path)
     # Readers of a dozen formats raise whatever they stumble over.
     except Exception as error:
+        hint = (
+            "one that includes force fields must be preprocessed (gmx grompp -pp)"
+            if Path(path).suffix.lower() == ".top"
+            else "MDTraj and ParmEd read PDB, mmCIF, GRO, prmtop, PSF and GROMACS top, the format "
+            "being chosen by the suffix"
+        )
         raise DatasetError(
-            f"topology {path} cannot be read ({type(error).__name__}: {error}); MDTraj and ParmEd "
-            "read PDB, mmCIF, prmtop, PSF and GROMACS top, the format being chosen by the suffix. "
-            "A GROMACS top that includes force fields must be preprocessed (gmx grompp -pp)"
+            f"topology {path} cannot be read ({type(error).__name__}: {error}); {hint}"
         ) from error
 
 
@@ -173,12 +178,11 @@ def _from_mdtraj(path: PathLike) -> AtomTopology:
             first = mdtraj.load(name)[0]
         except OSError:
             return AtomTopology.from_mdtraj(mdtraj.load_topology(name))
-    guessed = np.zeros(first.n_atoms, np.bool_)
-    codes: list[str] = []
+    guessed, codes = None, list[str]()
     if name.lower().endswith((".pdb", ".pdb.gz")):
         guessed, codes = _columns_of_pdb(name)
     elif name.lower().endswith(".gro"):
-        guessed[:] = True
+        guessed = np.ones(first.n_atoms, np.bool_)
     return AtomTopology.from_mdtraj(
         first.topology, frame=_frame_of(first), guessed=guessed, insertion_codes=codes
     )
@@ -188,10 +192,14 @@ def _frame_of(trajectory: mdtraj.Trajectory) -> Frame:
     return Frame(trajectory.xyz[0].astype(np.float64), usable_cell(trajectory))
 
 
-def _columns_of_pdb(name: str) -> tuple[NDArray[np.bool_], list[str]]:
+def _columns_of_pdb(name: str) -> tuple[NDArray[np.bool_] | None, list[str]]:
     """Return which atoms have no element in their columns, and the insertion code of residues."""
     with gzip.open(name, "rt") if name.endswith(".gz") else open(name) as file:
-        model = PdbStructure(file, load_all_models=False)
+        text = file.read()
+    atoms = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
+    if all(_is_element(line[76:78].strip()) and not line[26:27].strip() for line in atoms):
+        return None, []
+    model = PdbStructure(io.StringIO(text), load_all_models=False)
     residues = [residue for chain in model.iter_chains() for residue in chain.iter_residues()]
     guessed = [not _is_element(atom.element_symbol) for r in residues for atom in r.atoms]
     return np.array(guessed, np.bool_), [r.insertion_code.strip() for r in residues]

@@ -12,6 +12,7 @@ from typing import Any
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import network_family
 from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mixture import check_partition
 from openmm_scoremd.training.renamed import renamed_record
@@ -324,10 +325,22 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         have their default values: what they do by default is what was done before. Entries may have
         former names.
     """
-    defaults = config_record(TrainingConfig(DataConfig("")))
     current, _ = renamed_record(old)
+    defaults = config_record(TrainingConfig(DataConfig("")))
+    # Entries of a network are those of its own family.
+    if "network" in current:
+        defaults["network"] = _network_defaults(current["network"])
     changed = sorted(_different_keys(_completed(current, defaults), new, ""))
     return [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+
+
+def _network_defaults(network: Any) -> dict[str, Any]:
+    try:
+        config_class = network_family(network["family"]).config_class
+    except (ConfigurationError, LookupError, TypeError):
+        return {}
+    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config_class())))
+    return record
 
 
 def _completed(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

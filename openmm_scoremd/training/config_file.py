@@ -126,6 +126,7 @@ def parse_training_arguments(
         As :func:`load_training_config`.
     """
     files, family, options = _split(arguments)
+    _warn([name for name in map(_former_name, arguments) if name is not None])
     section = _Section(TrainingConfig, network_family(family).config_class)
     # The parser lets a file override whatever stands before it.
     ordered = [*(f"--config={file}" for file in files), *options]
@@ -195,12 +196,14 @@ def _family_in(file: str) -> str | None:
 
 def _present(argument: str) -> str:
     """Return an option under its present name."""
-    name, equals, value = argument.partition("=")
-    old = name.removeprefix("--")
-    if not name.startswith("--") or old not in RENAMED:
-        return argument
-    _warn([old])
-    return f"--{RENAMED[old]}{equals}{value}"
+    _, equals, value = argument.partition("=")
+    old = _former_name(argument)
+    return argument if old is None else f"--{RENAMED[old]}{equals}{value}"
+
+
+def _former_name(argument: str) -> str | None:
+    name = argument.partition("=")[0]
+    return name[2:] if name.startswith("--") and name[2:] in RENAMED else None
 
 
 def _load(text: str) -> Any:

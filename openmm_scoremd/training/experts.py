@@ -23,7 +23,6 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
     config_record,
     expert_config,
-    serving_experts,
 )
 from openmm_scoremd.training.renamed import renamed_record
 from openmm_scoremd.training.trainer import CHECKPOINT, WEIGHTS, Progress, Trainer
@@ -111,13 +110,11 @@ def train_mixture(
         expert.name: train_expert(config, expert.name, folder, progress_of=progress_of)
         for expert in config.experts
     }
-    serving = serving_experts(config)
     path = combine_experts(
-        [weights[expert.name] for expert in serving],
-        [(expert.t_min, expert.t_max) for expert in serving],
+        [weights[expert.name] for expert in config.experts],
+        [(expert.t_min, expert.t_max) for expert in config.experts],
         Path(folder) / WEIGHTS,
         title=config.title,
-        stages=[path for name, path in weights.items() if name not in {e.name for e in serving}],
     )
     write_run_record(
         Path(folder),
@@ -135,7 +132,6 @@ def combine_experts(
     path: str | os.PathLike[str],
     *,
     title: str,
-    stages: Sequence[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write networks trained one by one as one mixture.
 
@@ -144,13 +140,12 @@ def combine_experts(
     weights : sequence of path-like
         Weights files (``.safetensors``) of the experts.
     intervals : sequence of (float, float)
-        Diffusion times each serves.
+        Diffusion times each serves; the same twice for none. Such a stage, which others started
+        from, has no part in the mixture, but its training counts.
     path : path-like
         The mixture's weights file.
     title : str
         What the model is, for people.
-    stages : sequence of path-like
-        Weights that experts started from and that serve no times: their training counts, too.
 
     Returns
     -------
@@ -174,10 +169,10 @@ def combine_experts(
     _check_single_networks([Path(file) for file in weights], trained)
     _check_same_data([Path(file) for file in weights], trained)
     _check_trained_times([Path(file) for file in weights], trained, intervals)
-    order = sorted(range(len(trained)), key=lambda i: intervals[i])
+    serving = [i for i, (start, end) in enumerate(intervals) if start != end]
+    order = sorted(serving, key=lambda i: intervals[i])
     model = TimePartitionedMixture([Expert(trained[i].model, *intervals[i]) for i in order])
     lowest = trained[order[0]].description
-    descriptions = [trained[i].description for i in order]
     description = dataclasses.replace(
         lowest,
         title=title,
@@ -188,10 +183,7 @@ def combine_experts(
         ),
         training={
             "config": lowest.training.get("config", {}),
-            "results": _total(
-                [d.training.get("results", {}) for d in descriptions]
-                + [load_weights(file).description.training.get("results", {}) for file in stages]
-            ),
+            "results": _total([one.description.training.get("results", {}) for one in trained]),
             "versions": lowest.training.get("versions", {}),
             "experts": [
                 {"sha256": sha256_of_file(weights[i]), **trained[i].description.training}
@@ -254,7 +246,7 @@ def _check_trained_times(
     for path, model, (start, end) in zip(paths, trained, intervals, strict=True):
         loss = model.description.training.get("config", {}).get("loss", {})
         low, high = model.description.t_min, loss.get("t_max", model.model.t_max)
-        if not low <= start < end <= high:
+        if start != end and not low <= start < end <= high:
             raise ConfigurationError(
                 f"{path} was trained on diffusion times {low} to {high}; "
                 f"it cannot serve {start} to {end}"

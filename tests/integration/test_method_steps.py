@@ -133,7 +133,7 @@ def assert_same_steps(single, many, *, tolerance):
 @pytest.mark.parametrize(("method", "expert"), ALL_RUNS)
 def test_traced_steps_are_single_steps(trainers, monkeypatch, method, expert):
     # The traced graph as it is, which is what the compiler starts from.
-    for module in ("objective", "steps"):
+    for module in ("objective", "compiled.steps"):
         monkeypatch.setattr(
             f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
         )

@@ -10,7 +10,7 @@ import pytest
 from MDAnalysis.topology.PSFParser import PSFParser
 
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.topology import BeadTopology, write_pdb, write_psf
+from openmm_scoremd.topology import BeadTopology, write_pdb, write_psf, write_viewer_files
 
 DIPEPTIDE = BeadTopology(
     names=("C", "N", "CA", "C", "N"),
@@ -255,6 +255,51 @@ def test_openmm_topology_repeats_chains_for_every_replica():
     assert {(b[0].index, b[1].index) for b in topology.bonds()} == copies
     with pytest.raises(InvalidInputError, match="replicas is 0"):
         STAR.to_openmm(replicas=0)
+
+
+class TestFilesForViewers:
+    def written(self, topology, positions, folder):
+        write_viewer_files(topology, positions, folder / "topology")
+        assert sorted(path.name for path in folder.iterdir()) == ["topology.pdb", "topology.psf"]
+        return mdtraj.load(folder / "topology.pdb"), parmed.load_file(str(folder / "topology.psf"))
+
+    def test_are_the_usual_ones(self, tmp_path, caplog):
+        frame, _ = self.written(DIPEPTIDE, POSITIONS[5], tmp_path)
+        write_pdb(DIPEPTIDE, POSITIONS[5], tmp_path / "expected.pdb")
+        expected = (tmp_path / "expected.pdb").read_bytes()
+        assert (tmp_path / "topology.pdb").read_bytes() == expected
+        assert frame.n_atoms == 5
+        assert caplog.text == ""
+
+    def test_have_short_names_that_differ(self, tmp_path):
+        names = ("O3AAB", "O3AAC", "O3AA", "a very long name", "O3AAB")
+        topology = dataclasses.replace(
+            DIPEPTIDE,
+            names=names,
+            residue_names=("POPCX", "ALA", "ALA", "ALA", "A B"),
+            residue_ids=(1, 2, 2, 2, 3),
+        )
+        frame, structure = self.written(topology, POSITIONS[5], tmp_path)
+        found = [atom.name for atom in frame.topology.atoms]
+        assert found == ["O3A1", "O3A2", "O3AA", "a_ve", "O3A1"]
+        assert frame.topology.atom(0).residue.name == "POPC"
+        assert bonds_of(frame.topology) == topology.bonds
+        assert [atom.name for atom in structure.atoms][:4] == ["O3AAB", "O3AAC", "O3AA", "a_very_l"]
+
+    @pytest.mark.parametrize("width", [1.0, 300.0])
+    def test_hold_frames_that_are_far_away(self, tmp_path, caplog, width):
+        positions = width * POSITIONS[5] + 500.0
+        frame, _ = self.written(DIPEPTIDE, positions, tmp_path)
+        assert "beyond 99 nm" in caplog.text
+        if width == 1.0:
+            expected = positions - positions.mean(axis=0)
+            np.testing.assert_allclose(frame.xyz[0], expected, atol=1e-4)
+
+    def test_of_too_many_beads_are_left_out(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr("openmm_scoremd.topology._MAX_PDB_SERIAL", 4)
+        write_viewer_files(DIPEPTIDE, POSITIONS[5], tmp_path / "topology")
+        assert [path.name for path in tmp_path.iterdir()] == ["topology.psf"]
+        assert "a PDB file can hold 4" in caplog.text
 
 
 # --- The same molecule ---------------------------------------------------------------------------

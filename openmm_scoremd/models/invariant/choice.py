@@ -33,6 +33,8 @@ class FeatureChoice:
         size.
     pair_classes : tuple of int
         Pairs of one class have the same coefficients. Few beads: a class for every pair.
+    far : tuple of bool
+        Pairs whose distance torsions decide, if bonds and angles are fixed.
     window_types : tuple of tuple of int
         Type of every bead of every window; empty for one window, which needs none.
     """
@@ -41,6 +43,7 @@ class FeatureChoice:
     volumes: tuple[tuple[int, int, int, int], ...]
     windows: tuple[tuple[int, ...], ...]
     pair_classes: tuple[int, ...]
+    far: tuple[bool, ...]
     window_types: tuple[tuple[int, ...], ...]
 
     @property
@@ -70,8 +73,11 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
             if n_beads <= FEW_BEADS
             else _local_volumes(n_beads, topology)
         )
-        everything = (tuple(range(len(pairs) + len(volumes))),)
-        return FeatureChoice(pairs, volumes, everything, tuple(range(len(pairs))), ())
+        everything = (tuple(range(len(pairs) + 2 * len(volumes))),)
+        bonds = _bonds_between(n_beads, topology)
+        decided = range(3, n_beads) if n_beads <= FEW_BEADS else range(3, 4)
+        far = tuple(bonds[i][j] in decided for i, j in pairs)
+        return FeatureChoice(pairs, volumes, everything, tuple(range(len(pairs))), far, ())
     types = bead_types(n_beads, topology)
     volumes = tuple((i, i + 1, i + 2, i + 3) for i in range(n_beads - 3))
     starts = range(n_beads - WINDOW + 1)
@@ -79,6 +85,7 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
     windows = tuple(
         tuple(number[pair] for pair in itertools.combinations(range(first, first + WINDOW), 2))
         + tuple(len(pairs) + i for i in range(first, first + WINDOW - 3))
+        + tuple(len(pairs) + len(volumes) + i for i in range(first, first + WINDOW - 3))
         for first in starts
     )
     classes: dict[tuple[int, ...], int] = {}
@@ -86,7 +93,8 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
         classes.setdefault((types[i], types[j], min(j - i, WINDOW)), len(classes)) for i, j in pairs
     )
     window_types = tuple(tuple(types[first : first + WINDOW]) for first in starts)
-    return FeatureChoice(pairs, volumes, windows, pair_classes, window_types)
+    far = tuple(j - i == 3 for i, j in pairs)
+    return FeatureChoice(pairs, volumes, windows, pair_classes, far, window_types)
 
 
 def bead_types(n_beads: int, topology: BeadTopology | None) -> list[int]:
@@ -98,16 +106,38 @@ def bead_types(n_beads: int, topology: BeadTopology | None) -> list[int]:
     return [numbers.setdefault(kind, len(numbers)) for kind in kinds]
 
 
+def _bonds_between(n_beads: int, topology: BeadTopology | None) -> list[list[int]]:
+    """Return how many bonds lie between beads; without bonds, how many places in their order."""
+    neighbours = _neighbours(topology)
+    if not neighbours:
+        return [[abs(i - j) for j in range(n_beads)] for i in range(n_beads)]
+    found = []
+    for start in range(n_beads):
+        distance, front = {start: 0}, [start]
+        for bead in front:
+            for other in neighbours[bead]:
+                if other not in distance:
+                    distance[other] = distance[bead] + 1
+                    front.append(other)
+        found.append([distance.get(bead, -1) for bead in range(n_beads)])
+    return found
+
+
+def _neighbours(topology: BeadTopology | None) -> dict[int, list[int]]:
+    neighbours: defaultdict[int, list[int]] = defaultdict(list)
+    for i, j in topology.bonds if topology is not None else ():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return neighbours
+
+
 def _local_volumes(
     n_beads: int, topology: BeadTopology | None
 ) -> tuple[tuple[int, int, int, int], ...]:
     """Quadruples in a row, along three bonds, and around a bead with three neighbours."""
     chosen = {(i, i + 1, i + 2, i + 3) for i in range(n_beads - 3)}
-    neighbours: defaultdict[int, list[int]] = defaultdict(list)
-    for i, j in topology.bonds if topology is not None else ():
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-    for j in range(n_beads):
+    neighbours = _neighbours(topology)
+    for j in list(neighbours):
         for i, k in itertools.permutations(neighbours[j], 2):
             chosen |= {(i, j, k, m) for m in neighbours[k] if i < m and m not in (i, j)}
         for i, k, m in itertools.combinations(sorted(neighbours[j]), 3):

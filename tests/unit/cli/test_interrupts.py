@@ -11,6 +11,7 @@ import numpy as np
 import openmm
 import pytest
 
+import openmm_scoremd.__main__
 from openmm_scoremd.cli.main import COMMANDS
 from openmm_scoremd.forces.python_force import ModelComputation
 from openmm_scoremd.model_file import ScoreModelFile
@@ -54,6 +55,17 @@ def test_every_command(scoremd, monkeypatch, command):
     assert (done.code, done.out) == (130, "")
     assert done.err.startswith("error: interrupted")
     assert len(done.err.splitlines()) == 1
+
+
+def test_before_the_command_is_there(monkeypatch, capsys):
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", interrupt)
+    code = openmm_scoremd.__main__.main()
+    monkeypatch.undo()
+    assert code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 @pytest.mark.usefixtures("there")

@@ -8,6 +8,7 @@ import pytest
 
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.config import (
     DataConfig,
     ExpertConfig,
@@ -151,6 +152,23 @@ def test_entries_that_an_older_version_did_not_know_have_their_defaults():
     assert changed_keys(old, config_record(CONFIG)) == []
     other = dataclasses.replace(CONFIG, seed=1, network=GraphTransformerConfig(heads=2))
     assert changed_keys(old, config_record(other)) == ["network.heads", "seed"]
+
+
+def test_runs_of_earlier_versions_go_on():
+    # Their records have all entries of all families, under former names.
+    network = {
+        "kind": "mlp", "output": "conservative", "t_min": 0.0, "t_max": 1.0, "noise_floor": None,
+        "width": 96, "layers": 2, "heads": 8, "head_width": 64, "vocabularies": [],
+        "feature_width": 16, "widths": [8, 8],
+    }  # fmt: skip
+    config = dataclasses.replace(CONFIG, network=MLPConfig(hidden_dims=(8, 8)))
+    new = config_record(config)
+    old = {**new, "network": network, "data": {**new["data"], "held_back_fraction": 0.2}}
+    del old["data"]["held_out_fraction"]
+    assert changed_keys(old, new) == []
+    assert changed_keys({**old, "network": {**network, "widths": [8]}}, new) == [
+        "network.hidden_dims"
+    ]
 
 
 def test_entries_that_this_version_does_not_know_are_changes():

@@ -268,6 +268,88 @@ class TestCommandLine:
         assert config == load_training_config(yaml)
 
 
+OLD = """
+data: {path: beads.npz, held_back_fraction: 0.25}
+experts:
+  - name: high
+    t_min: 0.6
+    t_max: 1
+    network: {kind: mlp, output: direct, width: 96, widths: [8], t_min: 0.6}
+    loss: {t_min: 0.6, weight_start: 0.6, weight_midpoint: 0.8}
+  - name: low
+    t_min: 1e-5
+    t_max: 0.6
+    network: {kind: graph-transformer, width: 8, heads: 2, head_width: 4, widths: [7]}
+"""
+
+
+class TestFormerNames:
+    def test_files(self, tmp_path):
+        path = tmp_path / "old.yaml"
+        path.write_text(OLD)
+        with pytest.warns(FutureWarning) as warned:
+            config = load_training_config(path)
+        assert config.data.held_out_fraction == 0.25
+        assert [expert.network for expert in config.experts] == [
+            MLPConfig(output="direct", hidden_dims=(8,), t_min=0.6),
+            GraphTransformerConfig(hidden_dim=8, heads=2, head_dim=4),
+        ]
+        said = {str(warning.message) for warning in warned}
+        assert "network.width is now called network.hidden_dim; the old name goes" in " ".join(said)
+        names = ["data.held_back_fraction", *(f"network.{n}" for n in ("kind", "width", "widths"))]
+        assert {text.split()[0] for text in said} == {*names, "network.head_width"}
+
+    def test_options(self, yaml):
+        old = ["network.kind=mlp", "network.widths=[5]", "data.held_back_fraction=0.5"]
+        with pytest.warns(FutureWarning) as warned:
+            config = load_training_config(yaml, overrides=old)
+        assert len(warned) == 3
+        assert config.network == MLPConfig(hidden_dims=(5,), noise_floor=0.01)
+        assert config.data.held_out_fraction == 0.5
+
+    def test_both_names(self, yaml):
+        yaml.write_text(YAML + "  # nothing\n".join(["", ""]))
+        yaml.write_text("data: {path: x}\nnetwork: {width: 8, hidden_dim: 9}\n")
+        with pytest.raises(ConfigurationError, match=r"network\.hidden_dim is given twice"):
+            load_training_config(yaml)
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("arguments", [["--network.family=mlp"], ["--network.family", "mlp"]])
+    def test_options_are_those_of_the_family(self, parse, yaml, arguments, capsys):
+        with pytest.raises(SystemExit):
+            parse(*arguments, "--help")
+        shown = capsys.readouterr().out
+        assert "--network.hidden_dims" in shown
+        assert "--network.heads" not in shown
+        assert "Network of the family mlp" in shown
+        # Lines end at hyphens, too.
+        assert "theentriesofanother:graph-transformer,mlp." in "".join(shown.split())
+
+    def test_a_printed_configuration_is_one(self, parse, yaml, tmp_path, capsys):
+        yaml.write_text(EXPERTS)
+        with pytest.raises(SystemExit):
+            parse("--config", str(yaml), "--batch_size=64", "--print_config")
+        printed = tmp_path / "printed.yaml"
+        printed.write_text(capsys.readouterr().out)
+        found, _ = parse("--config", str(printed))
+        assert found == load_training_config(yaml, overrides=["batch_size=64"])
+
+    def test_an_option_wins_over_a_file(self, parse, tmp_path):
+        path = tmp_path / "config.yaml"
+        path.write_text("data: {path: x}\nnetwork: {family: mlp, t_max: 1.0}\n")
+        config, _ = parse("--config", str(path), "--network.family=graph-transformer")
+        assert config.network == GraphTransformerConfig()
+        with pytest.raises(ConfigurationError, match=r"unknown option --network\.heads"):
+            parse("--config", str(path), "--network.heads=2")
+
+    def test_later_files_win(self, parse, yaml, tmp_path):
+        (tmp_path / "other.yaml").write_text("network: {family: mlp, hidden_dims: [3]}\n")
+        (tmp_path / "first.yaml").write_text("data: {path: x}\nnetwork: {t_max: 1.0}\n")
+        files = ["--config", str(tmp_path / "first.yaml"), "--config", str(tmp_path / "other.yaml")]
+        assert parse(*files)[0].network == MLPConfig(hidden_dims=(3,))
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("entry", "nearest"),
@@ -355,7 +437,9 @@ class TestRefused:
             "optimizer",
             "hardware",
         }
-        for section, entries in sections.items():
-            for name, value in entries.items():
-                text = "null" if value is None else str(value)
-                load_training_config(yaml, overrides=[f"{section}.{name}={text}"])
+        overrides = [
+            f"{section}.{name}={'null' if value is None else value}"
+            for section, entries in sections.items()
+            for name, value in entries.items()
+        ]
+        assert config_record(load_training_config(yaml, overrides=overrides)) == record

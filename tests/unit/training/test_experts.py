@@ -371,6 +371,20 @@ def test_the_order_does_not_matter(files, trained, tmp_path):
     assert (tmp_path / "new" / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
 
 
+def test_stages_count_and_have_no_part(files, trained, tmp_path):
+    # "low" starts from "mid"; as if that served nothing.
+    intervals = [(0.6, 1.0), (0.3, 0.3), (1e-5, 0.1)]
+    refuse(files, intervals, tmp_path / "x.safetensors", "leave a gap")
+    intervals = [(1e-5, 1e-5), (0.1, 0.6), (1.0, 1.0)]
+    combine_experts(files, intervals, tmp_path / "new" / WEIGHTS, title="Middle")
+    found = load_weights(tmp_path / "new" / WEIGHTS)
+    assert [(e.t_min, e.t_max) for e in found.description.experts] == [(0.1, 0.6)]
+    assert len(found.description.training["experts"]) == 1
+    results = load_weights(trained / WEIGHTS).description.training["results"]
+    assert found.description.training["results"] == results
+    refuse(files, [(0.5, 0.5)] * 3, tmp_path / "x.safetensors", "at least one expert")
+
+
 @pytest.fixture
 def make_other(config, tmp_path):
     """Return a function that trains the middle expert of another configuration."""

@@ -98,7 +98,7 @@ def value_and_gradients(objective, arrays, factor=1.0):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    for module in ("objective", "steps"):
+    for module in ("objective", "compiled.steps"):
         monkeypatch.setattr(
             f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.dataset import load_dataset, split_frames
 from openmm_scoremd.data.regions import region_of_frames, spreading_weights
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import (
@@ -29,7 +29,6 @@ from openmm_scoremd.training.setup import (
     diffusion_times,
     division_of_steps,
     initial_model,
-    training_dataset,
     training_objective,
 )
 from openmm_scoremd.training.trainer import Trainer
@@ -46,12 +45,18 @@ def stream_of(config):
     return batch_stream(config, load_dataset(config.data.path), scale=0.5, device=CPU)
 
 
-def test_frames_are_those_not_held_back_in_standardised_units(planar, make_config):
+def training_positions(config):
+    dataset = load_dataset(config.data.path)
+    fraction = config.data.held_out_fraction
+    chosen, _ = split_frames(dataset.n_frames, held_back_fraction=fraction, seed=config.seed)
+    return dataset.positions[chosen]
+
+
+def test_frames_are_those_not_held_out_in_standardised_units(planar, make_config):
     config = make_config(planar)
-    training, _ = training_dataset(config)
     frames = stream_of(config).frames
     assert frames.dtype == torch.float32
-    np.testing.assert_allclose(frames.numpy(), training.positions / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(frames.numpy(), training_positions(config) / 0.5, rtol=1e-6)
     double = make_config(planar, **{"hardware.precision": "64-true"})
     assert stream_of(double).frames.dtype == torch.float64
 
@@ -102,8 +107,8 @@ def test_spread_frames(make_mixture, make_config):
     )
     plain, stream = stream_of(config), stream_of(spread)
     assert plain.probed_weights is None
-    training, _ = training_dataset(config)
-    expected = torch.from_numpy(spreading_weights(training.positions))
+    positions = training_positions(config)
+    expected = torch.from_numpy(spreading_weights(positions))
     torch.testing.assert_close(stream.probed_weights.double(), expected, rtol=1e-5, atol=0.0)
     # Frames of thinly populated regions are probed as often as their weights want.
     rare = {tuple(frame) for frame in stream.frames[expected > 2.0 / 1600].flatten(1).tolist()}
@@ -128,8 +133,8 @@ def test_frames_of_regions_at_times_of_their_own(make_mixture, make_config):
     medians = [float(expected(torch.tensor(0.5))), float(batch.t[:400].median())]
     assert medians[1] == pytest.approx(medians[0], rel=0.5)
     # Every four frames of a time are of one region; all regions are drawn.
-    training, _ = training_dataset(config)
-    region = region_of_frames(training.positions, regions=N_LARGE_REGIONS)
+    positions = training_positions(config)
+    region = region_of_frames(positions, regions=N_LARGE_REGIONS)
     frames = {
         tuple(frame): r
         for frame, r in zip(stream.frames.flatten(1).tolist(), region.tolist(), strict=True)

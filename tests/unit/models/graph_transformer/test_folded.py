@@ -21,21 +21,6 @@ def energy_and_forces(function, x):
     return energy.detach(), -gradient
 
 
-@pytest.mark.parametrize("t", [1e-5, 1e-3, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("name", NAMES)
-def test_folded_is_the_plain_network(make_case, name, t):
-    case = make_case(name)
-    folded = FoldedGraphTransformer(
-        case.model.network, case.model.decoder, t=t, features=case.features
-    )
-    times = torch.full_like(case.t, t)
-    x = centred(case.x)
-    expected = case.model.energy_and_score(x, times, case.features)
-    energy, forces = energy_and_forces(folded, x)
-    torch.testing.assert_close(energy, expected[0].detach(), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(forces, expected[1].detach(), rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.9])
 def test_times_outside_the_range_are_clipped(make_case, t):
     case = make_case("graph-high-times")  # [0.1, 0.6]
@@ -80,26 +65,6 @@ def test_nothing_folded_needs_gradients(make_case):
     assert not list(folded.parameters())
     assert not any(b.requires_grad for b in folded.buffers())
     assert not folded(case.x).requires_grad
-
-
-def test_gradients_with_respect_to_coordinates_can_be_differentiated_again(make_case):
-    case = make_case("graph")
-    folded = FoldedGraphTransformer(case.model.network, case.model.decoder, t=1e-5)
-    assert torch.autograd.gradgradcheck(folded, (centred(case.x)[:1].requires_grad_(),))
-
-
-@pytest.mark.parametrize("name", ["graph-one-layer", "graph", "graph-types"])
-def test_compiled_by_torchscript(make_case, name):
-    case = make_case(name)
-    folded = FoldedGraphTransformer(
-        case.model.network, case.model.decoder, t=0.01, features=case.features
-    ).eval()
-    scripted = torch.jit.script(folded)
-    x = centred(case.x)
-    for _ in range(3):  # The compiler specialises on the second call.
-        for batch in (x, x[:1], x.repeat(5, 1, 1)):
-            expected = energy_and_forces(folded, batch)
-            torch.testing.assert_close(energy_and_forces(scripted, batch), expected)
 
 
 # --- The gradient that is written out --------------------------------------------------------

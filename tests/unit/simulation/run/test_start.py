@@ -1,9 +1,12 @@
 """Runs in a scaled potential; other beginnings are tested with the runs themselves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings
 
@@ -45,3 +48,16 @@ def test_a_factor_of_one_adds_no_parameter(start_run):
 def test_factors_that_are_none(scale):
     with pytest.raises(InvalidInputError, match=r"potential_scale is .*; it must be positive"):
         RunSettings(potential_scale=scale)
+
+
+@pytest.mark.parametrize("files", ["replica", "combined"])
+def test_a_run_begins_whatever_viewers_can_read(make_toy, make_metadata, chain, tmp_path, files):
+    names = ("O3AAB", "O3AAC", "O3AAD", "O3AAE")
+    topology = dataclasses.replace(make_metadata().topology, names=names)
+    model = ScoreModelFile(make_toy(topology=topology).path)
+    settings = RunSettings(replicas=2, steps=20, interval=10, files=files, recentring="off")
+    frames = chain(2, 4) + 2000.0
+    with ReplicaRun.start(model, tmp_path / "run", settings, start=frames) as run:
+        assert run.advance()
+        assert (run.folder / "topology.pdb").exists()
+        assert (run.folder / "topology.psf").exists()

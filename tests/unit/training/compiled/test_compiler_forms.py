@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from openmm_scoremd.models.families import build_model
-from openmm_scoremd.models.graph_transformer.family import EdgeAttention, GraphTransformer
-from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.graph_transformer.network import (
+    EdgeAttention,
+    GraphTransformer,
+    GraphTransformerConfig,
+)
 from openmm_scoremd.training.compiled.compiler_forms import forms_for_compiler, gelu_of_sigmoid
 
 
