@@ -70,8 +70,8 @@ def check_first_frame(
 
 def check_box(
     path: str | os.PathLike[str], longest_bond: float, lowest_height: float, report: Report
-) -> None:
-    """Refuse boxes in which the nearest image of a bonded atom is not certain.
+) -> bool:
+    """Report boxes in which the nearest image of a bonded atom is not certain.
 
     Parameters
     ----------
@@ -83,14 +83,21 @@ def check_box(
         Smallest distance between opposite faces of a cell.
     report : callable
         Told what is wrong.
+
+    Returns
+    -------
+    bool
+        Whether the box is large enough.
     """
-    if lowest_height < 2.0 * longest_bond:
+    fits = lowest_height >= 2.0 * longest_bond
+    if not fits:
         report(
             f"the periodic cell of {path} is {lowest_height:.3f} nm high and its longest bond "
             f"{longest_bond:.3f} nm, so molecules cannot be made whole: a cell must be at least "
             "twice as high; if it means nothing and molecules are whole, give --whole "
             "(box='ignore')"
         )
+    return fits
 
 
 def check_beads(positions: NDArray[np.floating], beads: BeadTopology, report: Report) -> None:
@@ -116,36 +123,29 @@ def check_beads(positions: NDArray[np.floating], beads: BeadTopology, report: Re
     _check_drift(gyration[:, None], ["the radius of gyration"], report)
 
 
-class FrameCopies:
-    """Notices frames that are there twice, in one file or over several.
+class DuplicateFrames:
+    """Notices frames that are there twice, in one file or over several."""
 
-    Parameters
-    ----------
-    report : callable
-        Told what is wrong.
-    """
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._seen: dict[bytes, str] = {}
-        self._copies: list[tuple[str, str]] = []
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+        self._copies: list[tuple[int, int]] = []
         self._n_frames = 0
 
-    def add(self, frames: NDArray[Any], names: Sequence[str]) -> None:
-        """Take frames (frames, beads, 3) and what to call them."""
+    def add(self, frames: NDArray[Any], numbers: NDArray[np.integer[Any]]) -> None:
+        """Take frames (frames, beads, 3) and their numbers, counted through all files."""
         self._n_frames += len(frames)
-        for frame, name in zip(frames, names, strict=True):
+        for frame, number in zip(frames, numbers.tolist(), strict=True):
             # Python's hash is salted and short; 16 bytes of BLAKE2 never meet by chance.
             digest = hashlib.blake2b(np.ascontiguousarray(frame).tobytes(), digest_size=16).digest()
-            first = self._seen.setdefault(digest, name)
-            if first is not name:
-                self._copies.append((name, first))
+            first = self._seen.setdefault(digest, number)
+            if first != number:
+                self._copies.append((number, first))
 
-    def check(self) -> None:
-        """Report copies."""
+    def check(self, name_of: Callable[[int], str], report: Report) -> None:
+        """Report copies, the frames named by ``name_of``."""
         if self._copies:
-            name, first = self._copies[0]
-            self._report(
+            name, first = map(name_of, self._copies[0])
+            report(
                 f"{len(self._copies)} of {self._n_frames} frames are exact copies of others, "
                 f"beginning with {name}, which equals {first}: a run that stood still, files that "
                 "overlap, or one file given twice; leave them out"
