@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from openmm_scoremd import ScoreModelFile, export_torchscript, save_dataset
 from openmm_scoremd._files.atomic import package_versions, write_json
-from openmm_scoremd.analysis.free_energy import free_energy_2d
-from openmm_scoremd.analysis.metrics import (
+from openmm_scoremd.analysis.comparison.metrics import (
     COMBINED_RANGE,
     MUELLER_BROWN_LIMITS,
     js_divergence,
     pmf_error,
 )
-from openmm_scoremd.analysis.plots import plot_surfaces
+from openmm_scoremd.analysis.observables.free_energy import free_energy_2d
+from openmm_scoremd.analysis.report.plots import plot_surfaces
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
     mueller_brown_expression,

@@ -182,7 +182,7 @@ def write_fokker_planck_errors(
     """Write errors over time and of single frames, a picture and the record; return a table."""
     import numpy as np
 
-    from openmm_scoremd.analysis.plots import plot_fokker_planck_error
+    from openmm_scoremd.analysis.report.plots import plot_fokker_planck_error
     from openmm_scoremd.data.dataset import load_dataset
     from openmm_scoremd.evaluation.fokker_planck import error_table, fokker_planck_error
     from openmm_scoremd.models.weights import load_weights
@@ -302,8 +302,8 @@ def training_progress(advance: Advance) -> Progress:
 
 def plot_training_loss(trainer: Trainer) -> None:
     """Write ``loss.png`` into the folder of a training run."""
-    from openmm_scoremd.analysis.plots import plot_loss
-    from openmm_scoremd.analysis.training_log import read_loss_csv
+    from openmm_scoremd.analysis.report.plots import plot_loss
+    from openmm_scoremd.analysis.report.training_log import read_loss_csv
     from openmm_scoremd.training.trainer import LOG
 
     try:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from openmm_scoremd._files.atomic import package_versions, sha256_of_file, write_run_record
 from openmm_scoremd.analysis.comparison import Resampling
-from openmm_scoremd.analysis.report import ReportHeader, write_report
-from openmm_scoremd.analysis.results import Comparison
-from openmm_scoremd.analysis.samples import SampleSet
-from openmm_scoremd.analysis.summary import REFERENCE, Summary, summarise
+from openmm_scoremd.analysis.comparison.summary import REFERENCE, Summary, summarise
+from openmm_scoremd.analysis.comparison.table import Comparison
+from openmm_scoremd.analysis.report.folder import ReportHeader, write_report
+from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.errors import (
     DatasetError,

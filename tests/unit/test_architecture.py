@@ -230,7 +230,8 @@ force_classes = owned(
     ["force"], words=["openmmtorch", "TorchForce", "PythonForce", "PythonTorchForce"]
 )
 matplotlib = owned(
-    ["analysis.plots", "analysis.report_plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"]
+    ["analysis.report.plots", "analysis.report.report_plots"],
+    prefixes=["matplotlib", "mpl_toolkits", "pylab"],
 )
 print_calls = owned(["cli", "cli_commands", "cli_ecosystem"], prefixes=["print"])
 dask = owned(["campaign.cluster"], prefixes=["dask", "distributed"])
@@ -384,7 +385,7 @@ def test_every_folder_is_a_package(sources):
 FILE_RULES = {
     torch_jit: "torch.jit only in torchscript",
     force_classes: "TorchForce and PythonForce only in force",
-    matplotlib: "matplotlib only in analysis.plots and analysis.report_plots",
+    matplotlib: "matplotlib only in analysis.report.plots and analysis.report.report_plots",
     print_calls: "print only in cli, cli_commands and cli_ecosystem (logging elsewhere)",
     dask: "dask only in campaign.cluster",
     unpickling: "pickle, in any form, nowhere",
@@ -568,7 +569,7 @@ CASES = [
     (force_classes, "create_force()", "from openmmtorch import TorchForce as Force"),
     (force_classes, "'TorchForce'", "importlib.import_module('openmmtorch')"),
     (matplotlib, "import math", "def f():\n    import matplotlib.pyplot as plt"),
-    (matplotlib, "from openmm_scoremd.analysis import plots", "from matplotlib import cm"),
+    (matplotlib, "from openmm_scoremd.analysis.report import plots", "from matplotlib import cm"),
     (dask, "import dashing", "import dask.config"),
     (dask, "'distributed'", "importlib.import_module('distributed')"),
     (print_calls, "console.print(1)", "print(1)"),
@@ -619,8 +620,8 @@ def test_every_rule_is_shown_to_fail():
     [
         (torch_jit, "torchscript", "import torch.jit"),
         (force_classes, "force", "import openmmtorch"),
-        (matplotlib, "analysis.plots", "import matplotlib"),
-        (matplotlib, "analysis.report_plots", "import matplotlib"),
+        (matplotlib, "analysis.report.plots", "import matplotlib"),
+        (matplotlib, "analysis.report.report_plots", "import matplotlib"),
         (print_calls, "cli", "print(1)"),
         (hidden_imports, "", "importlib.import_module(name)"),
     ],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from openmm_scoremd._files.atomic import sha256_of_file
-from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd.analysis.comparison import Resampling
+from openmm_scoremd.analysis.comparison.measures import compare_with_reference
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames
 from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError

@@ -1,0 +1,219 @@
+"""The observables of a molecule, or of a point in a plane, in groups that belong on one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_scoremd import geometry
+from openmm_scoremd.analysis.observables.internal_coordinates import (
+    angle_triples,
+    backbone_dihedrals,
+    bond_lengths,
+    phi_psi_labels,
+)
+from openmm_scoremd.analysis.statistics.grids import FloatArray
+from openmm_scoremd.errors import InvalidInputError, NumericalError
+from openmm_scoremd.topology import BeadTopology
+
+__all__ = ["ObservableGroup", "bead_names", "coordinate_group", "energy_group", "molecular_groups"]
+
+_MAX_PAIRS = 60
+_DEGREES = (-180.0, 180.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservableGroup:
+    """Observables of one kind.
+
+    Attributes
+    ----------
+    key : str
+        Name for programs, e.g. ``"bonds"``.
+    title : str
+        Name for people.
+    unit : str
+        Unit of all values.
+    labels : tuple of str
+        Name of each observable.
+    compute : callable
+        Maps positions ``(..., beads, dimensions)`` in nm to values ``(..., observables)``.
+    period : (float, float) or None
+        Range of values that wrap around.
+    max_frames : int or None
+        Frames of one set at most, where computing is slow.
+    """
+
+    key: str
+    title: str
+    unit: str
+    labels: tuple[str, ...]
+    compute: Callable[[FloatArray], FloatArray]
+    period: tuple[float, float] | None = None
+    max_frames: int | None = None
+
+    def of_units(self, positions: FloatArray) -> FloatArray:
+        """Return values ``(units, frames, observables)`` of ``(units, frames, beads, dims)``.
+
+        Of units with more frames than are allowed, evenly spaced ones count.
+        """
+        units, frames = positions.shape[:2]
+        if self.max_frames is not None and units * frames > self.max_frames:
+            kept = max(1, self.max_frames // units)
+            positions = positions[:, np.arange(kept) * frames // kept]
+        return np.asarray(self.compute(positions), dtype=np.float64)
+
+
+def molecular_groups(topology: BeadTopology) -> list[ObservableGroup]:
+    """Return what the bead topology has: backbone dihedrals, bonds, angles, dihedrals, distances.
+
+    Parameters
+    ----------
+    topology : BeadTopology
+        At least two beads.
+
+    Returns
+    -------
+    list of ObservableGroup
+        Angles in degrees. Pairs are those more than two bonds apart; of more than 60, evenly
+        chosen ones count.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is only one bead, which has no shape.
+    """
+    if topology.n_beads < 2:
+        raise InvalidInputError("a single bead has no shape; compare coordinates instead")
+    names = bead_names(topology)
+    groups = []
+    known: set[tuple[int, ...]] = set()
+    labels = phi_psi_labels(topology)
+    if labels:
+        found = backbone_dihedrals(topology)
+        quadruples = np.stack([found.phi, found.psi], axis=1).reshape(-1, 4)
+        known = {_sorted_ends(row) for row in quadruples.tolist()}
+        angles = [f"{angle} {label}" for label in labels for angle in "φψ"]
+        groups.append(_dihedral_group("backbone", "Backbone dihedrals", angles, quadruples))
+    if topology.bonds:
+        bonds = tuple(f"{names[i]}–{names[j]}" for i, j in topology.bonds)
+        groups.append(
+            ObservableGroup(
+                "bonds", "Bond lengths", "nm", bonds, lambda x: bond_lengths(x, topology)
+            )
+        )
+    if len(topology.bonds) > 1 and _has_angles(topology):
+        groups.append(_angle_group(topology, names))
+    others = [q for q in _bonded_quadruples(topology) if _sorted_ends(q) not in known]
+    if others:
+        named = ["–".join(names[i] for i in q) for q in others]
+        groups.append(_dihedral_group("dihedrals", "Dihedrals", named, np.array(others)))
+    groups.append(_distance_group(topology, names))
+    return groups
+
+
+def coordinate_group() -> ObservableGroup:
+    """Return x and y of a point in a plane, nm."""
+    return ObservableGroup("coordinates", "Coordinates", "nm", ("x", "y"), lambda x: x[..., 0, :2])
+
+
+def energy_group(energy: Callable[[FloatArray], FloatArray], *, max_frames: int) -> ObservableGroup:
+    """Return the potential energy of a model, kJ/mol.
+
+    Parameters
+    ----------
+    energy : callable
+        Maps positions (frames, beads, dimensions) in nm to energies (frames,) in kJ/mol.
+    max_frames : int
+        Frames of one set at most.
+    """
+
+    def compute(positions: FloatArray) -> FloatArray:
+        frames = positions.reshape(-1, *positions.shape[-2:])
+        found = np.asarray(energy(frames), dtype=np.float64)
+        if not np.isfinite(found).all():
+            broken = int((~np.isfinite(found)).sum())
+            raise NumericalError(f"{broken} of {len(frames)} energies of the model are not finite")
+        return found.reshape(*positions.shape[:-2], 1)
+
+    title = "Energy of the model"
+    return ObservableGroup("energy", title, "kJ/mol", ("energy",), compute, max_frames=max_frames)
+
+
+def bead_names(topology: BeadTopology) -> tuple[str, ...]:
+    """Return bead name and residue number of every bead, with the chain where there are several."""
+    several = len({*topology.chain_ids}) > 1
+    return tuple(
+        f"{chain}:{name}{number}" if several else f"{name}{number}"
+        for chain, name, number in zip(
+            topology.chain_ids, topology.names, topology.residue_ids, strict=True
+        )
+    )
+
+
+def _dihedral_group(
+    key: str, title: str, labels: list[str], quadruples: NDArray[np.int64]
+) -> ObservableGroup:
+    def compute(positions: FloatArray) -> FloatArray:
+        return np.degrees(geometry.dihedrals(positions, quadruples))
+
+    return ObservableGroup(key, title, "°", tuple(labels), compute, period=_DEGREES)
+
+
+def _angle_group(topology: BeadTopology, names: tuple[str, ...]) -> ObservableGroup:
+    triples = angle_triples(topology)
+
+    def compute(positions: FloatArray) -> FloatArray:
+        return np.degrees(geometry.angles(positions, triples))
+
+    labels = tuple("–".join(names[i] for i in triple) for triple in triples.tolist())
+    return ObservableGroup("angles", "Bond angles", "°", labels, compute)
+
+
+def _distance_group(topology: BeadTopology, names: tuple[str, ...]) -> ObservableGroup:
+    near = {*topology.bonds}
+    if _has_angles(topology):
+        near |= {(min(a, c), max(a, c)) for a, _, c in angle_triples(topology).tolist()}
+    pairs = [p for p in itertools.combinations(range(topology.n_beads), 2) if p not in near]
+    if not pairs and not topology.bonds:
+        pairs = [(0, 1)]
+    if len(pairs) > _MAX_PAIRS:
+        pairs = [pairs[i * len(pairs) // _MAX_PAIRS] for i in range(_MAX_PAIRS)]
+    chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def compute(positions: FloatArray) -> FloatArray:
+        spread = positions - positions.mean(axis=-2, keepdims=True)
+        gyration = np.sqrt((spread**2).sum(axis=-1).mean(axis=-1))
+        distances = geometry.distances(positions, chosen)
+        return np.concatenate([distances, gyration[..., None]], axis=-1)
+
+    labels = (*(f"{names[i]} … {names[j]}" for i, j in pairs), "radius of gyration")
+    return ObservableGroup("distances", "Distances", "nm", labels, compute)
+
+
+def _has_angles(topology: BeadTopology) -> bool:
+    ends = [bead for bond in topology.bonds for bead in bond]
+    return len({*ends}) < len(ends)
+
+
+def _bonded_quadruples(topology: BeadTopology) -> list[tuple[int, ...]]:
+    neighbours: dict[int, set[int]] = {bead: set() for bead in range(topology.n_beads)}
+    for i, j in topology.bonds:
+        neighbours[i].add(j)
+        neighbours[j].add(i)
+    return [
+        (a, b, c, d)
+        for b, c in topology.bonds
+        for a in sorted(neighbours[b] - {c})
+        for d in sorted(neighbours[c] - {b})
+        if a != d
+    ]
+
+
+def _sorted_ends(quadruple: list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    forward = tuple(quadruple)
+    return min(forward, forward[::-1])
