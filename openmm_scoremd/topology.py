@@ -95,6 +95,31 @@ class BeadTopology:
             self._add_copy(topology)
         return topology
 
+    def differences(self, other: BeadTopology) -> str | None:
+        """Say what makes other beads another molecule: their number, names, residues or bonds.
+
+        Numbers of residues, chains, elements and masses may differ: no model depends on them.
+
+        Returns
+        -------
+        str or None
+            The first difference in words; None if there is none.
+        """
+        if self.n_beads != other.n_beads:
+            return f"it has {self.n_beads} beads and the other {other.n_beads}"
+        for bead in range(self.n_beads):
+            mine, others = (
+                f"{topology.names[bead]} of {topology.residue_names[bead]}"
+                for topology in (self, other)
+            )
+            if mine != others:
+                return f"bead {bead} is {mine}, and {others} in the other"
+        single = sorted({*self.bonds} ^ {*other.bonds})
+        if single:
+            i, j = single[0]
+            return f"beads {i} and {j} are bonded in one of them only"
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, ready for JSON."""
         return {

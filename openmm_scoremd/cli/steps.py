@@ -182,7 +182,7 @@ def write_fokker_planck_errors(
     """Write errors over time and of single frames, a picture and the record; return a table."""
     import numpy as np
 
-    from openmm_scoremd.analysis.report.plots import plot_fokker_planck_error
+    from openmm_scoremd.analysis.report.plots import fokker_planck_error_figure, save
     from openmm_scoremd.data.dataset import load_dataset
     from openmm_scoremd.evaluation.fokker_planck import error_table, fokker_planck_error
     from openmm_scoremd.models.weights import load_weights
@@ -210,7 +210,7 @@ def write_fokker_planck_errors(
                 seed=seed,
                 progress=report,
             )
-    plot_fokker_planck_error(curves, folder / "fokker_planck.png")
+    save(fokker_planck_error_figure(curves), folder / "fokker_planck.png")
     content = {name: curve.to_dict() for name, curve in curves.items()}
     write_json(folder / "fokker_planck.json", content)
     write_run_record(
@@ -302,8 +302,8 @@ def training_progress(advance: Advance) -> Progress:
 
 def plot_training_loss(trainer: Trainer) -> None:
     """Write ``loss.png`` into the folder of a training run."""
-    from openmm_scoremd.analysis.report.plots import plot_loss
-    from openmm_scoremd.analysis.report.training_log import read_loss_csv
+    from openmm_scoremd.analysis.report.curves import read_loss_csv
+    from openmm_scoremd.analysis.report.plots import loss_figure, save
     from openmm_scoremd.training.trainer import LOG
 
     try:
@@ -312,7 +312,7 @@ def plot_training_loss(trainer: Trainer) -> None:
     except InvalidInputError as error:
         logger.warning("no picture of the loss: %s", error)
         return
-    plot_loss({"training": curve}, trainer.folder / "loss.png")
+    save(loss_figure({"training": curve}), trainer.folder / "loss.png")
 
 
 def info_rows(file: ScoreModelFile) -> dict[str, str]:

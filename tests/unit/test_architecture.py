@@ -229,10 +229,7 @@ torch_jit = owned(["torchscript"], prefixes=["torch.jit"])
 force_classes = owned(
     ["force"], words=["openmmtorch", "TorchForce", "PythonForce", "PythonTorchForce"]
 )
-matplotlib = owned(
-    ["analysis.report.plots", "analysis.report.report_plots"],
-    prefixes=["matplotlib", "mpl_toolkits", "pylab"],
-)
+matplotlib = owned(["analysis.report.plots"], prefixes=["matplotlib", "mpl_toolkits", "pylab"])
 print_calls = owned(["cli", "cli_commands", "cli_ecosystem"], prefixes=["print"])
 dask = owned(["campaign.cluster"], prefixes=["dask", "distributed"])
 unsafe_modules = owned(
@@ -385,7 +382,7 @@ def test_every_folder_is_a_package(sources):
 FILE_RULES = {
     torch_jit: "torch.jit only in torchscript",
     force_classes: "TorchForce and PythonForce only in force",
-    matplotlib: "matplotlib only in analysis.report.plots and analysis.report.report_plots",
+    matplotlib: "matplotlib only in analysis.report.plots",
     print_calls: "print only in cli, cli_commands and cli_ecosystem (logging elsewhere)",
     dask: "dask only in campaign.cluster",
     unpickling: "pickle, in any form, nowhere",
@@ -621,7 +618,6 @@ def test_every_rule_is_shown_to_fail():
         (torch_jit, "torchscript", "import torch.jit"),
         (force_classes, "force", "import openmmtorch"),
         (matplotlib, "analysis.report.plots", "import matplotlib"),
-        (matplotlib, "analysis.report.report_plots", "import matplotlib"),
         (print_calls, "cli", "print(1)"),
         (hidden_imports, "", "importlib.import_module(name)"),
     ],

@@ -182,3 +182,21 @@ def test_openmm_topology_repeats_chains_for_every_replica():
     assert {(b[0].index, b[1].index) for b in topology.bonds()} == copies
     with pytest.raises(InvalidInputError, match="replicas is 0"):
         STAR.to_openmm(replicas=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"residue_ids": (7,) * 5, "chain_ids": ("Z",) * 5, "masses": (1.0,) * 5}, None),
+        ({"names": ("C", "N", "CB", "C", "N")}, "bead 2 is CA of ALA, and CB of ALA in the other"),
+        (
+            {"residue_names": ("ACE", *("VAL",) * 3, "NME")},
+            "bead 1 is N of ALA, and N of VAL in the other",
+        ),
+        ({"bonds": ((0, 1), (1, 2), (2, 3))}, "beads 3 and 4 are bonded in one of them only"),
+    ],
+)
+def test_what_makes_another_molecule(changes, difference):
+    other = dataclasses.replace(DIPEPTIDE, **changes)
+    assert DIPEPTIDE.differences(other) == difference
+    assert STAR.differences(DIPEPTIDE) == "it has 6 beads and the other 5"

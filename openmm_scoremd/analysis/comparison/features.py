@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd.analysis.observables.groups import ObservableGroup
+from openmm_scoremd.analysis.statistics.fractions import UnitFractions
 from openmm_scoremd.analysis.statistics.grids import FloatArray
-from openmm_scoremd.analysis.statistics.two_sample import UnitFractions
 
-__all__ = ["BasinFrames", "UnitHistograms", "features_of", "unit_histograms"]
+__all__ = ["BasinFrames", "Features", "Region", "UnitHistograms", "features_of", "unit_histograms"]
 
 _CELLS = 400
 _MAX_REGIONS, _MIN_UNITS_PER_REGION = 10, 5
@@ -61,27 +61,60 @@ class BasinFrames:
 
     Attributes
     ----------
+    plane : str
+        Title of the plane.
     names : tuple of str
         Of the basins.
     states : (units, frames) ndarray of int
         Basin of every frame.
     """
 
+    plane: str
     names: tuple[str, ...]
     states: NDArray[np.int64]
 
+    @property
+    def fractions(self) -> UnitFractions:
+        """Fractions of the basins."""
+        return UnitFractions.of_states(self.states, len(self.names))
+
+    @property
     def independent_visits(self) -> float:
-        """Return how many independent frames would tell as much about the rarest exchange."""
-        fractions = np.stack(
-            [(self.states == k).mean(axis=1) for k in range(len(self.names))], axis=1
-        )
-        frames = np.full(len(self.names), self.states.shape[1])
-        return float(UnitFractions(fractions, frames).effective_frames.min())
+        """How many independent frames would tell as much about the rarest exchange."""
+        return float(self.fractions.effective_frames.min())
+
+
+class Region(NamedTuple):
+    """A part of the range of an observable, or a basin of a plane, for people."""
+
+    group: str
+    observable: str
+    name: str
+    plane: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """What a test of two sets needs.
+
+    Attributes
+    ----------
+    regions : list of Region
+        Where frames are counted.
+    sides : (UnitFractions, UnitFractions)
+        Fractions of the frames of both sets there.
+    floors : ((features,) ndarray, (features,) ndarray)
+        Variances that these have at least because basins are visited by chance.
+    """
+
+    regions: list[Region]
+    sides: tuple[UnitFractions, UnitFractions]
+    floors: tuple[FloatArray, FloatArray]
 
 
 def unit_histograms(
     group: ObservableGroup,
-    positions: Mapping[str, FloatArray],
+    positions: Mapping[str, NDArray[np.floating]],
     basins: Mapping[str, Sequence[BasinFrames]],
 ) -> dict[str, list[UnitHistograms]]:
     """Count every observable of a group, for all sets on the same cells.
@@ -106,67 +139,57 @@ def unit_histograms(
         columns = {name: v[..., k] for name, v in values.items()}
         edges = np.linspace(*(group.period or _range_of([*columns.values()])), _CELLS + 1)
         for name, column in columns.items():
+            frames = column.shape[1]
             cells = _cells(column, edges)
-            fractions = _counts(cells) / column.shape[1]
-            joint = tuple(_joint_counts(cells, one) for one in basins[name])
             found[name].append(
                 UnitHistograms(
-                    group.key, label, group.unit, edges, group.period is not None, fractions,
-                    column.shape[1], joint,
+                    group.key,
+                    label,
+                    group.unit,
+                    edges,
+                    group.period is not None,
+                    fractions=_counts(np.arange(len(cells))[:, None], cells, len(cells)) / frames,
+                    frames_per_unit=frames,
+                    by_basin=tuple(
+                        _counts(_thinned(one.states, frames), cells, len(one.names))
+                        for one in basins[name]
+                    ),
                 )
-            )  # fmt: skip
+            )
     return found
-
-
-_Floors: TypeAlias = tuple[FloatArray, FloatArray]
-_Features: TypeAlias = tuple[list[tuple[str, str, str]], list[UnitFractions], _Floors]
 
 
 def features_of(
     histograms: tuple[Sequence[UnitHistograms], Sequence[UnitHistograms]],
     basins: tuple[Sequence[BasinFrames], Sequence[BasinFrames]],
-) -> _Features:
-    """Cut observables into regions and return what a test needs of them.
-
-    Returns
-    -------
-    list of (str, str, str), list of UnitFractions, (ndarray, ndarray)
-        Group, observable and region of every feature; fractions of the frames of both sets; and
-        the variances that these have at least because basins are visited by chance.
-    """
-    names: list[tuple[str, str, str]] = []
-    columns: tuple[list[FloatArray], list[FloatArray]] = ([], [])
-    frames: tuple[list[int], list[int]] = ([], [])
-    floors: tuple[list[float], list[float]] = ([], [])
-    visits = [[one.independent_visits() for one in side] for side in basins]
+) -> Features:
+    """Cut the observables of two sets into regions, and add the basins."""
+    regions: list[Region] = []
+    columns: list[list[tuple[FloatArray, int, float]]] = [[], []]  # fractions, frames, floor
+    visits = [[one.independent_visits for one in side] for side in basins]
     for pair in zip(*histograms, strict=True):
-        for region, low, high in _regions(*pair):
-            names.append((pair[0].group, pair[0].label, region))
-            spreads = _spreads_over_basins(pair, (visits[0], visits[1]), low, high)
-            for i, one in enumerate(pair):
-                columns[i].append(one.fractions[:, low:high].sum(axis=1))
-                frames[i].append(one.frames_per_unit)
-                bounds = [s / n for s, n in zip(spreads, visits[i], strict=True)]
-                floors[i].append(max(bounds, default=0.0))
+        for name, low, high in _regions(*pair):
+            regions.append(Region(pair[0].group, pair[0].label, name))
+            spreads = _spreads_over_basins(pair, visits, low, high)
+            for column, one, n in zip(columns, pair, visits, strict=True):
+                floor = max((s / v for s, v in zip(spreads, n, strict=True)), default=0.0)
+                fractions = one.fractions[:, low:high].sum(axis=1)
+                column.append((fractions, one.frames_per_unit, floor))
     for plane in zip(*basins, strict=True):
         for k, name in enumerate(plane[0].names):
-            names.append(("basins", name, "in this basin"))
-            for i, side in enumerate(plane):
-                columns[i].append((side.states == k).mean(axis=1))
-                frames[i].append(side.states.shape[1])
-                floors[i].append(0.0)
+            regions.append(Region("basins", name, "in this basin", plane[0].plane))
+            for column, side in zip(columns, plane, strict=True):
+                column.append((side.fractions.fractions[:, k], side.states.shape[1], 0.0))
     sides = [
-        UnitFractions(np.stack(c, axis=1), np.array(f, dtype=np.int64))
-        for c, f in zip(columns, frames, strict=True)
+        UnitFractions(np.stack([c[0] for c in column], axis=1), np.array([c[1] for c in column]))
+        for column in columns
     ]
-    return names, sides, (np.array(floors[0]), np.array(floors[1]))
+    floors = [np.array([c[2] for c in column]) for column in columns]
+    return Features(regions, (sides[0], sides[1]), (floors[0], floors[1]))
 
 
 def _spreads_over_basins(
-    pair: tuple[UnitHistograms, UnitHistograms],
-    visits: tuple[list[float], list[float]],
-    low: int,
-    high: int,
+    pair: tuple[UnitHistograms, UnitHistograms], visits: list[list[float]], low: int, high: int
 ) -> list[float]:
     """Return, per plane, the variance over basins of the fraction of a region.
 
@@ -176,8 +199,7 @@ def _spreads_over_basins(
     """
     spreads = []
     for left, right, *weights in zip(pair[0].by_basin, pair[1].by_basin, *visits, strict=True):
-        shares = [left / left.sum(), right / right.sum()]
-        joint = np.average(shares, axis=0, weights=weights)
+        joint = np.average([left / left.sum(), right / right.sum()], axis=0, weights=weights)
         population = joint.sum(axis=1)
         inside = joint[:, low:high].sum(axis=1) / np.maximum(population, 1e-300)
         spreads.append(float((population * (inside - population @ inside) ** 2).sum()))
@@ -194,10 +216,9 @@ def _regions(first: UnitHistograms, second: UnitHistograms) -> list[tuple[str, i
     pooled = (first.fractions.mean(axis=0) + second.fractions.mean(axis=0)).cumsum() / 2.0
     inner = np.searchsorted(pooled, np.arange(1, n) / n) + 1
     cuts = np.unique(np.concatenate([[0], inner.clip(0, _CELLS), [_CELLS]])).tolist()
-    edges = first.edges
     found = []
     for low, high in itertools.pairwise(cuts):
-        left, right = (f"{edges[k]:.4g}" for k in (low, high))
+        left, right = (f"{first.edges[k]:.4g}" for k in (low, high))
         name = f"{left} to {right} {first.unit}"
         if not first.periodic and low == 0:
             name = f"below {right} {first.unit}"
@@ -225,18 +246,12 @@ def _cells(values: FloatArray, edges: FloatArray) -> NDArray[np.int64]:
     return np.asarray(scaled.clip(0, n - 1).astype(np.int64))
 
 
-def _counts(cells: NDArray[np.int64]) -> FloatArray:
-    """Return counts (units, cells) of cells (units, frames)."""
-    units = len(cells)
-    index = cells + _CELLS * np.arange(units)[:, None]
-    counts = np.bincount(index.ravel(), minlength=units * _CELLS)
-    return counts.reshape(units, _CELLS).astype(np.float64)
+def _counts(rows: NDArray[np.integer], cells: NDArray[np.int64], n_rows: int) -> FloatArray:
+    """Return numbers of frames ``(n_rows, cells)`` from the row and the cell of every frame."""
+    counts = np.bincount((rows * _CELLS + cells).ravel(), minlength=n_rows * _CELLS)
+    return counts.reshape(n_rows, _CELLS).astype(np.float64)
 
 
-def _joint_counts(cells: NDArray[np.int64], basins: BasinFrames) -> FloatArray:
-    """Return counts (basins, cells); of long units only evenly spaced frames may have cells."""
-    frames = basins.states.shape[1]
-    states = basins.states[:, np.arange(cells.shape[1]) * frames // cells.shape[1]]
-    n = len(basins.names)
-    counts = np.bincount((states * _CELLS + cells).ravel(), minlength=n * _CELLS)
-    return counts.reshape(n, _CELLS).astype(np.float64)
+def _thinned(states: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+    """Return ``(units, frames)``: of long units only evenly spaced frames may have cells."""
+    return states[:, np.arange(frames) * states.shape[1] // frames]

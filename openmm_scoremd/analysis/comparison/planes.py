@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_scoremd.analysis.comparison.features import BasinFrames
 from openmm_scoremd.analysis.observables.basins import Basins, find_basins
 from openmm_scoremd.analysis.observables.free_energy import FreeEnergySurface, free_energy_2d
-from openmm_scoremd.analysis.observables.groups import ObservableGroup
-from openmm_scoremd.analysis.statistics.grids import FloatArray
+from openmm_scoremd.analysis.observables.groups import ObservableGroup, plane_title
+from openmm_scoremd.analysis.statistics.grids import AxisLimits, FloatArray
 from openmm_scoremd.analysis.statistics.samples import SampleSet
-from openmm_scoremd.analysis.statistics.two_sample import UnitFractions
 from openmm_scoremd.analysis.statistics.uncertainty import Estimate
 
-__all__ = ["BasinPlane", "basin_planes", "surfaces_of"]
+__all__ = ["PICTURE_BINS", "BasinPlane", "basin_planes", "surfaces_of"]
 
-_PICTURE_BINS = 45
+#: Bins per axis of pictures: coarser than those of the metrics, to be seen.
+PICTURE_BINS = 45
+
 _MAX_PLANES = 12
 
 
@@ -39,8 +41,8 @@ class BasinPlane:
         Per set ``(frames, 2)`` or ``(replicas, frames, 2)``.
     states : mapping of str to ndarray of int
         Per set, the basin of every frame.
-    populations : mapping of str to tuple of Estimate
-        Per set, the fraction of frames in each basin.
+    in_units : mapping of str to BasinFrames
+        The same by the independent units of the set.
     """
 
     title: str
@@ -48,31 +50,44 @@ class BasinPlane:
     basins: Basins
     values: Mapping[str, FloatArray]
     states: Mapping[str, NDArray[np.int64]]
-    populations: Mapping[str, tuple[Estimate, ...]]
+    in_units: Mapping[str, BasinFrames]
 
-    def basin_name(self, basin: int) -> str:
-        """Return a letter and where the density is highest."""
-        x, y = self.basins.centers[basin]
-        unit = "°" if self.basins.periodic else ""
-        digits = 0 if self.basins.periodic else 2
-        position = f"{x:.{digits}f}{unit}, {y:.{digits}f}{unit}".replace("-", "−")
-        return f"{chr(ord('A') + basin % 26)} ({position})"
+    @property
+    def populations(self) -> dict[str, tuple[Estimate, ...]]:
+        """Per set, the fraction of frames in each basin."""
+        return {name: frames.fractions.estimates for name, frames in self.in_units.items()}
+
+    @property
+    def basin_names(self) -> list[str]:
+        """A letter for each basin, and where its density is highest."""
+        unit, digits = ("°", 0) if self.basins.periodic else ("", 2)
+        return [
+            f"{chr(ord('A') + k % 26)} ({x:.{digits}f}{unit}, {y:.{digits}f}{unit})".replace(
+                "-", "−"
+            )
+            for k, (x, y) in enumerate(self.basins.centers)
+        ]
+
+    @property
+    def surfaces(self) -> dict[str, FreeEnergySurface]:
+        """Free energies of all sets."""
+        return surfaces_of(self.values, limits=self.basins.limits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return names, centres and populations of the basins for JSON."""
+        populations = self.populations
         return {
             "plane": self.title,
             "axes": list(self.axes),
             "basins": [
                 {
-                    "name": self.basin_name(k),
+                    "name": name,
                     "center": self.basins.centers[k].tolist(),
                     "populations": {
-                        name: dataclasses.asdict(found[k])
-                        for name, found in self.populations.items()
+                        key: dataclasses.asdict(found[k]) for key, found in populations.items()
                     },
                 }
-                for k in range(self.basins.n_basins)
+                for k, name in enumerate(self.basin_names)
             ],
         }
 
@@ -99,41 +114,43 @@ def basin_planes(
     """
     planes = []
     for title, axes, period, project in _projections(sets[baseline], groups):
-        values = {
-            name: project(np.asarray(s.positions, dtype=np.float64)) for name, s in sets.items()
-        }
-        limits = None if period is None else (period, period)
+        values = {name: project(one.positions) for name, one in sets.items()}
         reference = values[baseline].reshape(-1, 2)
         if period is None and not (np.ptp(reference, axis=0) > 0).all():
             continue
-        basins = find_basins(reference, limits=limits)
-        states = {name: basins.assign(v) for name, v in values.items()}
-        populations = {
-            name: _populations(sets[name].in_units(s), basins.n_basins)
-            for name, s in states.items()
+        basins = find_basins(reference, limits=None if period is None else (period, period))
+        plane = BasinPlane(
+            title, axes, basins, values, {n: basins.assign(v) for n, v in values.items()}, {}
+        )
+        names = tuple(f"basin {name} of {title}" for name in plane.basin_names)
+        frames = {
+            name: BasinFrames(title, names, one.in_units(plane.states[name]))
+            for name, one in sets.items()
         }
-        planes.append(BasinPlane(title, axes, basins, values, states, populations))
+        planes.append(dataclasses.replace(plane, in_units=frames))
     return planes
 
 
 def surfaces_of(
-    values: Mapping[str, FloatArray], *, limits: tuple[tuple[float, float], ...]
+    values: Mapping[str, FloatArray], *, limits: AxisLimits
 ) -> dict[str, FreeEnergySurface]:
-    """Return the free energy of every set that has frames within the limits."""
-    found = {}
-    for name, points in values.items():
-        flat = points.reshape(-1, 2)
-        inside = [
-            (flat[:, k] >= low) & (flat[:, k] <= high) for k, (low, high) in enumerate(limits)
-        ]
-        if (inside[0] & inside[1]).any():
-            found[name] = free_energy_2d(flat, bins=_PICTURE_BINS, limits=limits)
-    return found
+    """Return the free energy of every set that has frames ``(..., 2)`` within the limits."""
+    low, high = np.transpose(limits)
+    return {
+        name: free_energy_2d(points, bins=PICTURE_BINS, limits=limits)
+        for name, points in values.items()
+        if ((points >= low) & (points <= high)).all(axis=-1).any()
+    }
 
 
-_Projection = tuple[
-    str, tuple[str, str], tuple[float, float] | None, Callable[[FloatArray], FloatArray]
-]
+_Project: TypeAlias = Callable[[NDArray[np.floating]], FloatArray]
+
+
+class _Projection(NamedTuple):
+    title: str
+    axes: tuple[str, str]
+    period: tuple[float, float] | None
+    project: _Project
 
 
 def _projections(baseline: SampleSet, groups: list[ObservableGroup]) -> list[_Projection]:
@@ -141,33 +158,29 @@ def _projections(baseline: SampleSet, groups: list[ObservableGroup]) -> list[_Pr
     for key in ("backbone", "coordinates"):
         if key in by_key:
             return _pairs_of(by_key[key])
-    if "distances" not in by_key:
-        return []
     project = _principal_components(baseline.positions, by_key["distances"])
     if project is None:
         return []
-    return [("Distances", ("first component", "second component"), None, project)]
+    return [_Projection("Distances", ("first component", "second component"), None, project)]
 
 
 def _pairs_of(group: ObservableGroup) -> list[_Projection]:
     pairs: list[_Projection] = []
     for k in range(0, min(len(group.labels), 2 * _MAX_PLANES), 2):
 
-        def project(positions: FloatArray, first: int = k) -> FloatArray:
-            return np.asarray(group.compute(positions)[..., first : first + 2], dtype=np.float64)
+        def project(positions: NDArray[np.floating], first: int = k) -> FloatArray:
+            return group.values(positions)[..., first : first + 2]
 
         x, y = (f"{label} ({group.unit})" for label in group.labels[k : k + 2])
-        title = group.labels[k].partition(" ")[2] or group.title
-        pairs.append((title, (x, y), group.period, project))
+        pairs.append(_Projection(plane_title(group, k), (x, y), group.period, project))
     return pairs
 
 
 def _principal_components(
     positions: NDArray[np.floating], group: ObservableGroup
-) -> Callable[[FloatArray], FloatArray] | None:
+) -> _Project | None:
     """Return a projection on the two components of the distances that vary most."""
-    found = group.compute(np.asarray(positions, dtype=np.float64))
-    values = np.asarray(found, dtype=np.float64).reshape(-1, len(group.labels))
+    values = group.values(positions).reshape(-1, len(group.labels))
     mean, spread = values.mean(axis=0), values.std(axis=0)
     used = spread > 1e-9
     if used.sum() < 2:
@@ -178,20 +191,7 @@ def _principal_components(
     signs = np.sign(rows[:2, :].sum(axis=1))
     vectors = (rows[:2] * np.where(signs == 0, 1.0, signs)[:, None]).T
 
-    def project(frames: FloatArray) -> FloatArray:
-        found = np.asarray(group.compute(frames), dtype=np.float64)
-        return np.asarray(((found[..., used] - mean[used]) / spread[used]) @ vectors)
+    def project(frames: NDArray[np.floating]) -> FloatArray:
+        return np.asarray(((group.values(frames)[..., used] - mean[used]) / spread[used]) @ vectors)
 
     return project
-
-
-def _populations(states: NDArray[np.int64], n_basins: int) -> tuple[Estimate, ...]:
-    """Return fractions with standard errors from (units, frames) states."""
-    fractions = np.stack([(states == k).mean(axis=1) for k in range(n_basins)], axis=1)
-    frames = np.full(n_basins, states.shape[1])
-    sides = UnitFractions(fractions, frames)
-    # Never zero, also where no unit differs: one visit more or less is always possible.
-    size = sides.effective_frames
-    inside = (sides.mean * size + 0.5) / (size + 1.0)
-    error = np.sqrt(inside * (1.0 - inside) / (size + 2.0))
-    return tuple(Estimate(float(v), float(e)) for v, e in zip(sides.mean, error, strict=True))

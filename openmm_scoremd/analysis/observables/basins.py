@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,23 +123,24 @@ def _ranges(points: FloatArray) -> list[tuple[float, float]]:
 
 def _flood(density: FloatArray, counts: FloatArray, *, periodic: bool) -> NDArray[np.int64]:
     """Return a basin per cell, -1 where there is no density."""
-    shape = density.shape
-    height = density.ravel()
-    parent = np.full(height.size, -1, dtype=np.int64)
-    weight = counts.ravel().astype(np.float64)
-    smallest = _SMALLEST * weight.sum()
+    # Lists, because single elements of arrays are slow.
+    height: list[float] = density.ravel().tolist()
+    weight: list[float] = counts.ravel().tolist()
+    parent = [-1] * len(height)
+    lowest, smallest = 1e-6 * max(height), _SMALLEST * sum(weight)
+    neighbours = _neighbours(density.shape, periodic=periodic)
 
     def root(cell: int) -> int:
         while parent[cell] != cell:
             parent[cell] = parent[parent[cell]]
-            cell = int(parent[cell])
+            cell = parent[cell]
         return cell
 
-    for cell in np.argsort(-height, kind="stable").tolist():
-        if height[cell] <= 1e-6 * height.max():
+    for cell in np.argsort(-density.ravel(), kind="stable").tolist():
+        if height[cell] <= lowest:
             break
         parent[cell] = cell
-        roots = {root(n) for n in _neighbours(cell, shape, periodic) if parent[n] >= 0} - {cell}
+        roots = {root(n) for n in neighbours[cell] if n >= 0 and parent[n] >= 0} - {cell}
         for other in sorted(roots, key=lambda r: -height[r]):
             mine = root(cell)
             high, low = (mine, other) if height[mine] > height[other] else (other, mine)
@@ -149,21 +149,23 @@ def _flood(density: FloatArray, counts: FloatArray, *, periodic: bool) -> NDArra
                 parent[low] = high
                 weight[high] += weight[low]
     # Islands that met nobody, of a few strays, are no basins.
-    found = {c for c in range(height.size) if parent[c] == c and weight[c] >= smallest}
-    labels = [root(c) if parent[c] >= 0 else -1 for c in range(height.size)]
-    return np.array([one if one in found else -1 for one in labels]).reshape(shape)
+    found = {c for c, p in enumerate(parent) if p == c and weight[c] >= smallest}
+    labels = [root(c) if p >= 0 else -1 for c, p in enumerate(parent)]
+    return np.array([one if one in found else -1 for one in labels]).reshape(density.shape)
 
 
-def _neighbours(cell: int, shape: tuple[int, ...], periodic: bool) -> Iterator[int]:
-    row, column = divmod(cell, shape[1])
-    for i in (row - 1, row, row + 1):
-        for j in (column - 1, column, column + 1):
-            if (i, j) == (row, column):
-                continue
-            if periodic:
-                yield (i % shape[0]) * shape[1] + j % shape[1]
-            elif 0 <= i < shape[0] and 0 <= j < shape[1]:
-                yield i * shape[1] + j
+def _neighbours(shape: tuple[int, ...], *, periodic: bool) -> list[list[int]]:
+    """Return the cells around each cell, -1 for those beyond the edge."""
+    cells = np.arange(np.prod(shape)).reshape(shape)
+    padded = np.pad(cells, 1, mode="wrap") if periodic else np.pad(cells, 1, constant_values=-1)
+    around = [
+        padded[i : i + shape[0], j : j + shape[1]].ravel()
+        for i in range(3)
+        for j in range(3)
+        if (i, j) != (1, 1)
+    ]
+    found: list[list[int]] = np.stack(around, axis=1).tolist()
+    return found
 
 
 def _fill(labels: NDArray[np.int64], *, periodic: bool) -> NDArray[np.int64]:

@@ -28,6 +28,8 @@ __all__ = [
     "wrap_angles",
 ]
 
+_FULL_TURN = (-math.pi, math.pi)
+
 
 @dataclasses.dataclass(frozen=True)
 class FreeEnergySurface:
@@ -35,10 +37,8 @@ class FreeEnergySurface:
 
     Attributes
     ----------
-    x_edges : (bins_x + 1,) ndarray
-        Bin edges of the first coordinate, in its unit.
-    y_edges : (bins_y + 1,) ndarray
-        Bin edges of the second coordinate.
+    x_edges, y_edges : (bins_x + 1,) and (bins_y + 1,) ndarray
+        Bin edges of both coordinates, in their units.
     values : (bins_x, bins_y) ndarray
         Free energy in kT; the smallest value is 0 and empty bins are infinite.
     outside : float
@@ -49,12 +49,6 @@ class FreeEnergySurface:
     y_edges: FloatArray
     values: FloatArray
     outside: float
-
-    def in_degrees(self) -> FreeEnergySurface:
-        """Return the same surface with edges given in radians turned into degrees."""
-        return dataclasses.replace(
-            self, x_edges=np.degrees(self.x_edges), y_edges=np.degrees(self.y_edges)
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +74,6 @@ class FreeEnergyProfile:
         """Centres of the bins, ``(bins,)``."""
         return (self.edges[:-1] + self.edges[1:]) / 2
 
-    def in_degrees(self) -> FreeEnergyProfile:
-        """Return the same profile with edges given in radians turned into degrees."""
-        return dataclasses.replace(self, edges=np.degrees(self.edges))
-
 
 def free_energy_2d(samples: ArrayLike, *, bins: int, limits: AxisLimits) -> FreeEnergySurface:
     """Estimate F(x, y) = −kT ln p(x, y) by a histogram.
@@ -97,11 +87,6 @@ def free_energy_2d(samples: ArrayLike, *, bins: int, limits: AxisLimits) -> Free
     limits : ((float, float), (float, float))
         Range of both axes.
 
-    Returns
-    -------
-    FreeEnergySurface
-        Edges and values in kT.
-
     Raises
     ------
     InvalidInputError
@@ -109,86 +94,38 @@ def free_energy_2d(samples: ArrayLike, *, bins: int, limits: AxisLimits) -> Free
         bins or limits are impossible.
     """
     values, outside = _free_energies(pooled(samples, "samples"), bins=bins, limits=limits)
-    x_edges, y_edges = _plain_edges(limits, bins=bins)
+    x_edges, y_edges = (np.linspace(*axis, bins + 1) for axis in limits)
     return FreeEnergySurface(x_edges, y_edges, values.reshape(bins, bins), outside)
 
 
 def free_energy_1d(
     samples: ArrayLike, *, bins: int, limits: tuple[float, float]
 ) -> FreeEnergyProfile:
-    """Estimate F(x) = −kT ln p(x) by a histogram.
+    """Estimate F(x) = −kT ln p(x) of ``(frames,)`` or ``(replicas, frames)`` by a histogram.
 
-    Parameters
-    ----------
-    samples : (frames,) or (replicas, frames) array_like
-        Values; replicas are pooled.
-    bins : int
-        Number of bins.
-    limits : (float, float)
-        Range.
-
-    Returns
-    -------
-    FreeEnergyProfile
-        Edges and values in kT.
-
-    Raises
-    ------
-    InvalidInputError
-        If the samples are empty, not finite or all outside the limits, or bins or limits are
-        impossible.
+    Parameters and errors are those of :func:`free_energy_2d`.
     """
     column = checked_array(samples, "samples", trailing=0).reshape(-1, 1)
     values, outside = _free_energies(column, bins=bins, limits=(limits,))
-    return FreeEnergyProfile(_plain_edges((limits,), bins=bins)[0], values, outside)
+    return FreeEnergyProfile(np.linspace(*limits, bins + 1), values, outside)
 
 
 def dihedral_free_energy_2d(angles: ArrayLike, *, bins: int) -> FreeEnergySurface:
-    """Estimate the free energy of a pair of angles on [−π, π]², which wraps around.
+    """Estimate the free energy of pairs of angles ``(..., 2)``, in radians and in any period.
 
-    Parameters
-    ----------
-    angles : (..., 2) array_like
-        Angles in radians, in any period; replicas are pooled.
-    bins : int
-        Bins per axis.
-
-    Returns
-    -------
-    FreeEnergySurface
-        Edges in radians, values in kT, nothing outside.
-
-    Raises
-    ------
-    InvalidInputError
-        If the angles are empty, not finite or not pairs, or bins is not positive.
+    Parameters and errors are those of :func:`free_energy_2d`; edges go from −π to π.
     """
     wrapped = wrap_angles(checked_array(angles, "angles", trailing=1))
-    return free_energy_2d(wrapped, bins=bins, limits=((-math.pi, math.pi),) * 2)
+    return free_energy_2d(wrapped, bins=bins, limits=(_FULL_TURN, _FULL_TURN))
 
 
 def dihedral_free_energy_1d(angles: ArrayLike, *, bins: int) -> FreeEnergyProfile:
-    """Estimate the free energy of an angle on [−π, π], which wraps around.
+    """Estimate the free energy of an angle ``(frames,)`` or ``(replicas, frames)`` in radians.
 
-    Parameters
-    ----------
-    angles : (frames,) or (replicas, frames) array_like
-        Angles in radians, in any period; replicas are pooled.
-    bins : int
-        Number of bins.
-
-    Returns
-    -------
-    FreeEnergyProfile
-        Edges in radians, values in kT, nothing outside.
-
-    Raises
-    ------
-    InvalidInputError
-        If the angles are empty or not finite, or bins is not positive.
+    Parameters and errors are those of :func:`free_energy_2d`; edges go from −π to π.
     """
     wrapped = wrap_angles(checked_array(angles, "angles", trailing=0))
-    return free_energy_1d(wrapped, bins=bins, limits=(-math.pi, math.pi))
+    return free_energy_1d(wrapped, bins=bins, limits=_FULL_TURN)
 
 
 def wrap_angles(angles: ArrayLike) -> FloatArray:
@@ -212,7 +149,3 @@ def _free_energies(
     occupied = cells > 0
     energies[occupied] = np.log(cells.max()) - np.log(cells[occupied])
     return energies, outside / len(samples)
-
-
-def _plain_edges(limits: AxisLimits, *, bins: int) -> list[FloatArray]:
-    return [np.linspace(lower, upper, bins + 1) for lower, upper in limits]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,23 @@ from openmm_scoremd.analysis.observables.internal_coordinates import (
     angle_triples,
     backbone_dihedrals,
     bond_lengths,
+    bonded_quadruples,
     phi_psi_labels,
 )
 from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.topology import BeadTopology
 
-__all__ = ["ObservableGroup", "bead_names", "coordinate_group", "energy_group", "molecular_groups"]
+__all__ = [
+    "ObservableGroup",
+    "bead_names",
+    "coordinate_group",
+    "energy_group",
+    "molecular_groups",
+    "plane_title",
+]
+
+Positions: TypeAlias = NDArray[np.floating]  # (..., beads, dimensions), nm
 
 _MAX_PAIRS = 60
 _DEGREES = (-180.0, 180.0)
@@ -52,11 +63,15 @@ class ObservableGroup:
     title: str
     unit: str
     labels: tuple[str, ...]
-    compute: Callable[[FloatArray], FloatArray]
+    compute: Callable[[Positions], NDArray[np.floating]]
     period: tuple[float, float] | None = None
     max_frames: int | None = None
 
-    def of_units(self, positions: FloatArray) -> FloatArray:
+    def values(self, positions: Positions) -> FloatArray:
+        """Return values ``(..., observables)`` of positions in nm, in double precision."""
+        return np.asarray(self.compute(positions), dtype=np.float64)
+
+    def of_units(self, positions: Positions) -> FloatArray:
         """Return values ``(units, frames, observables)`` of ``(units, frames, beads, dims)``.
 
         Of units with more frames than are allowed, evenly spaced ones count.
@@ -65,22 +80,27 @@ class ObservableGroup:
         if self.max_frames is not None and units * frames > self.max_frames:
             kept = max(1, self.max_frames // units)
             positions = positions[:, np.arange(kept) * frames // kept]
-        return np.asarray(self.compute(positions), dtype=np.float64)
+        return self.values(positions)
+
+    def directions(self, positions: Positions) -> FloatArray:
+        """Return the same, with cosines and then sines of values that wrap around."""
+        values = self.values(positions)
+        if self.period is None:
+            return values
+        around = np.radians(values)
+        return np.concatenate([np.cos(around), np.sin(around)], axis=-1)
+
+
+def plane_title(group: ObservableGroup, first: int) -> str:
+    """Return a name for the plane of two observables that belong together, such as ``"ALA 2"``."""
+    return group.labels[first].partition(" ")[2] or group.title
 
 
 def molecular_groups(topology: BeadTopology) -> list[ObservableGroup]:
     """Return what the bead topology has: backbone dihedrals, bonds, angles, dihedrals, distances.
 
-    Parameters
-    ----------
-    topology : BeadTopology
-        At least two beads.
-
-    Returns
-    -------
-    list of ObservableGroup
-        Angles in degrees. Pairs are those more than two bonds apart; of more than 60, evenly
-        chosen ones count.
+    Angles are in degrees. Pairs are those more than two bonds apart; of more than 60, evenly
+    chosen ones count.
 
     Raises
     ------
@@ -94,25 +114,29 @@ def molecular_groups(topology: BeadTopology) -> list[ObservableGroup]:
     known: set[tuple[int, ...]] = set()
     labels = phi_psi_labels(topology)
     if labels:
-        found = backbone_dihedrals(topology)
-        quadruples = np.stack([found.phi, found.psi], axis=1).reshape(-1, 4)
-        known = {_sorted_ends(row) for row in quadruples.tolist()}
-        angles = [f"{angle} {label}" for label in labels for angle in "φψ"]
+        quadruples = np.stack(backbone_dihedrals(topology), axis=1).reshape(-1, 4)
+        known = {*map(tuple, quadruples.tolist()), *map(tuple, quadruples[:, ::-1].tolist())}
+        angles = tuple(f"{angle} {label}" for label in labels for angle in "φψ")
         groups.append(_dihedral_group("backbone", "Backbone dihedrals", angles, quadruples))
     if topology.bonds:
-        bonds = tuple(f"{names[i]}–{names[j]}" for i, j in topology.bonds)
+        bonds = _joined(names, np.array(topology.bonds))
         groups.append(
             ObservableGroup(
                 "bonds", "Bond lengths", "nm", bonds, lambda x: bond_lengths(x, topology)
             )
         )
-    if len(topology.bonds) > 1 and _has_angles(topology):
-        groups.append(_angle_group(topology, names))
-    others = [q for q in _bonded_quadruples(topology) if _sorted_ends(q) not in known]
-    if others:
-        named = ["–".join(names[i] for i in q) for q in others]
-        groups.append(_dihedral_group("dihedrals", "Dihedrals", named, np.array(others)))
-    groups.append(_distance_group(topology, names))
+    triples = angle_triples(topology)
+    if len(triples):
+        groups.append(
+            ObservableGroup(
+                "angles", "Bond angles", "°", _joined(names, triples),
+                lambda x: np.degrees(geometry.angles(x, triples)),
+            )
+        )  # fmt: skip
+    others = np.array([q for q in bonded_quadruples(topology).tolist() if tuple(q) not in known])
+    if len(others):
+        groups.append(_dihedral_group("dihedrals", "Dihedrals", _joined(names, others), others))
+    groups.append(_distance_group(topology, names, triples))
     return groups
 
 
@@ -121,18 +145,15 @@ def coordinate_group() -> ObservableGroup:
     return ObservableGroup("coordinates", "Coordinates", "nm", ("x", "y"), lambda x: x[..., 0, :2])
 
 
-def energy_group(energy: Callable[[FloatArray], FloatArray], *, max_frames: int) -> ObservableGroup:
-    """Return the potential energy of a model, kJ/mol.
+def energy_group(
+    energy: Callable[[Positions], NDArray[np.floating]], *, max_frames: int
+) -> ObservableGroup:
+    """Return the potential energy of a model, kJ/mol, of so many frames of one set at most.
 
-    Parameters
-    ----------
-    energy : callable
-        Maps positions (frames, beads, dimensions) in nm to energies (frames,) in kJ/mol.
-    max_frames : int
-        Frames of one set at most.
+    ``energy`` maps positions (frames, beads, dimensions) in nm to energies (frames,) in kJ/mol.
     """
 
-    def compute(positions: FloatArray) -> FloatArray:
+    def compute(positions: Positions) -> NDArray[np.floating]:
         frames = positions.reshape(-1, *positions.shape[-2:])
         found = np.asarray(energy(frames), dtype=np.float64)
         if not np.isfinite(found).all():
@@ -155,29 +176,23 @@ def bead_names(topology: BeadTopology) -> tuple[str, ...]:
     )
 
 
+def _joined(names: tuple[str, ...], rows: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple("–".join(names[i] for i in row) for row in rows.tolist())
+
+
 def _dihedral_group(
-    key: str, title: str, labels: list[str], quadruples: NDArray[np.int64]
+    key: str, title: str, labels: tuple[str, ...], quadruples: NDArray[np.int64]
 ) -> ObservableGroup:
-    def compute(positions: FloatArray) -> FloatArray:
+    def compute(positions: Positions) -> NDArray[np.floating]:
         return np.degrees(geometry.dihedrals(positions, quadruples))
 
-    return ObservableGroup(key, title, "°", tuple(labels), compute, period=_DEGREES)
+    return ObservableGroup(key, title, "°", labels, compute, period=_DEGREES)
 
 
-def _angle_group(topology: BeadTopology, names: tuple[str, ...]) -> ObservableGroup:
-    triples = angle_triples(topology)
-
-    def compute(positions: FloatArray) -> FloatArray:
-        return np.degrees(geometry.angles(positions, triples))
-
-    labels = tuple("–".join(names[i] for i in triple) for triple in triples.tolist())
-    return ObservableGroup("angles", "Bond angles", "°", labels, compute)
-
-
-def _distance_group(topology: BeadTopology, names: tuple[str, ...]) -> ObservableGroup:
-    near = {*topology.bonds}
-    if _has_angles(topology):
-        near |= {(min(a, c), max(a, c)) for a, _, c in angle_triples(topology).tolist()}
+def _distance_group(
+    topology: BeadTopology, names: tuple[str, ...], triples: NDArray[np.int64]
+) -> ObservableGroup:
+    near = {*topology.bonds, *((min(a, c), max(a, c)) for a, _, c in triples.tolist())}
     pairs = [p for p in itertools.combinations(range(topology.n_beads), 2) if p not in near]
     if not pairs and not topology.bonds:
         pairs = [(0, 1)]
@@ -185,7 +200,7 @@ def _distance_group(topology: BeadTopology, names: tuple[str, ...]) -> Observabl
         pairs = [pairs[i * len(pairs) // _MAX_PAIRS] for i in range(_MAX_PAIRS)]
     chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
-    def compute(positions: FloatArray) -> FloatArray:
+    def compute(positions: Positions) -> NDArray[np.floating]:
         spread = positions - positions.mean(axis=-2, keepdims=True)
         gyration = np.sqrt((spread**2).sum(axis=-1).mean(axis=-1))
         distances = geometry.distances(positions, chosen)
@@ -193,27 +208,3 @@ def _distance_group(topology: BeadTopology, names: tuple[str, ...]) -> Observabl
 
     labels = (*(f"{names[i]} … {names[j]}" for i, j in pairs), "radius of gyration")
     return ObservableGroup("distances", "Distances", "nm", labels, compute)
-
-
-def _has_angles(topology: BeadTopology) -> bool:
-    ends = [bead for bond in topology.bonds for bead in bond]
-    return len({*ends}) < len(ends)
-
-
-def _bonded_quadruples(topology: BeadTopology) -> list[tuple[int, ...]]:
-    neighbours: dict[int, set[int]] = {bead: set() for bead in range(topology.n_beads)}
-    for i, j in topology.bonds:
-        neighbours[i].add(j)
-        neighbours[j].add(i)
-    return [
-        (a, b, c, d)
-        for b, c in topology.bonds
-        for a in sorted(neighbours[b] - {c})
-        for d in sorted(neighbours[c] - {b})
-        if a != d
-    ]
-
-
-def _sorted_ends(quadruple: list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    forward = tuple(quadruple)
-    return min(forward, forward[::-1])

@@ -20,9 +20,8 @@ __all__ = [
     "BackboneDihedrals",
     "angle_triples",
     "backbone_dihedrals",
-    "bond_angles",
-    "bond_labels",
     "bond_lengths",
+    "bonded_quadruples",
     "phi_psi",
     "phi_psi_labels",
 ]
@@ -57,16 +56,6 @@ def backbone_dihedrals(topology: BeadTopology) -> BackboneDihedrals:
     pair. If no residue has both (two residues without caps), the ψ before and the φ after each
     peptide bond make a pair, as the paper does for dipeptides. Neighbours follow from C-N bonds;
     a topology without any bonds is read in the order of residue numbers.
-
-    Parameters
-    ----------
-    topology : BeadTopology
-        Beads named N, CA and C, per residue.
-
-    Returns
-    -------
-    BackboneDihedrals
-        Quadruples of all pairs.
 
     Raises
     ------
@@ -119,10 +108,7 @@ def phi_psi(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
     """
     quadruples = backbone_dihedrals(topology)
     frames = _checked_positions(positions, topology)
-    return np.stack(
-        [geometry.dihedrals(frames, quadruples.phi), geometry.dihedrals(frames, quadruples.psi)],
-        axis=-1,
-    ).astype(np.float64, copy=False)
+    return np.stack([geometry.dihedrals(frames, four) for four in quadruples], axis=-1)
 
 
 def bond_lengths(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
@@ -148,68 +134,40 @@ def bond_lengths(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
     if not topology.bonds:
         raise InvalidInputError("the bead topology has no bonds; give it bonds to compare lengths")
     frames = _checked_positions(positions, topology)
-    lengths = geometry.distances(frames, np.array(topology.bonds, dtype=np.int64))
-    return lengths.astype(np.float64, copy=False)
-
-
-def bond_labels(topology: BeadTopology) -> tuple[str, ...]:
-    """Return a name such as ``"C1-N2"`` (bead name and residue number) for each bond."""
-    beads = [
-        f"{name}{number}" for name, number in zip(topology.names, topology.residue_ids, strict=True)
-    ]
-    return tuple(f"{beads[i]}-{beads[j]}" for i, j in topology.bonds)
-
-
-def bond_angles(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
-    """Compute the angles between bonds that share a bead.
-
-    Parameters
-    ----------
-    positions : (..., beads, 3) array_like
-        Positions in nm.
-    topology : BeadTopology
-        The beads.
-
-    Returns
-    -------
-    (..., angles) ndarray
-        Angles in radians, in the order of :func:`angle_triples`.
-
-    Raises
-    ------
-    InvalidInputError
-        If the positions are empty, not finite or of another number of beads, or no two bonds share
-        a bead.
-    """
-    triples = angle_triples(topology)
-    frames = _checked_positions(positions, topology)
-    return geometry.angles(frames, triples).astype(np.float64, copy=False)
+    return geometry.distances(frames, np.array(topology.bonds)).astype(np.float64, copy=False)
 
 
 def angle_triples(topology: BeadTopology) -> IndexArray:
-    """Return ``(angles, 3)`` bead indices, the shared bead in the middle.
-
-    Raises
-    ------
-    InvalidInputError
-        If no two bonds share a bead.
-    """
-    neighbours: list[list[int]] = [[] for _ in range(topology.n_beads)]
-    for i, j in topology.bonds:
-        neighbours[i].append(j)
-        neighbours[j].append(i)
+    """Return ``(angles, 3)`` beads of bonds that share one, the shared bead in the middle."""
     triples = [
         (first, middle, last)
-        for middle, ends in enumerate(neighbours)
-        for first in sorted(ends)
-        for last in sorted(ends)
+        for middle, ends in enumerate(_neighbours(topology))
+        for first in ends
+        for last in ends
         if first < last
     ]
-    if not triples:
-        raise InvalidInputError(
-            f"no two of the {len(topology.bonds)} bonds share a bead; angles need two such bonds"
-        )
-    return np.array(triples, dtype=np.int64)
+    return np.array(triples, dtype=np.int64).reshape(-1, 3)
+
+
+def bonded_quadruples(topology: BeadTopology) -> IndexArray:
+    """Return ``(dihedrals, 4)`` beads of three bonds in a row."""
+    neighbours = _neighbours(topology)
+    quadruples = [
+        (a, b, c, d)
+        for b, c in topology.bonds
+        for a in neighbours[b]
+        for d in neighbours[c]
+        if a not in (c, d) and d != b
+    ]
+    return np.array(quadruples, dtype=np.int64).reshape(-1, 4)
+
+
+def _neighbours(topology: BeadTopology) -> list[list[int]]:
+    found: list[set[int]] = [set() for _ in range(topology.n_beads)]
+    for i, j in topology.bonds:
+        found[i].add(j)
+        found[j].add(i)
+    return [sorted(beads) for beads in found]
 
 
 def _checked_positions(positions: ArrayLike, topology: BeadTopology) -> FloatArray:
@@ -224,9 +182,13 @@ def _checked_positions(positions: ArrayLike, topology: BeadTopology) -> FloatArr
 
 def _find_pairs(topology: BeadTopology) -> list[_Pair]:
     residues = _backbone_residues(topology)
-    links = _peptide_links(topology, residues)
-    phi = {b: _phi_quadruple(residues[a], residues[b]) for a, b in links if len(residues[b]) == 3}
-    psi = {a: _psi_quadruple(residues[a], residues[b]) for a, b in links if len(residues[a]) == 3}
+    phi, psi, links = {}, {}, _peptide_links(topology, residues)
+    for a, b in links:
+        before, after = residues[a], residues[b]
+        if len(after) == 3:
+            phi[b] = (before["C"], after["N"], after["CA"], after["C"])
+        if len(before) == 3:
+            psi[a] = (before["N"], before["CA"], before["C"], after["N"])
     within = [
         _Pair(_label(topology, phi[key][1]), phi[key], psi[key]) for key in sorted(phi.keys() & psi)
     ]
@@ -273,14 +235,6 @@ def _consecutive(topology: BeadTopology, residues: list[_Residue], a: int) -> bo
         return False
     same_chain = topology.chain_ids[carbon] == topology.chain_ids[nitrogen]
     return same_chain and topology.residue_ids[nitrogen] - topology.residue_ids[carbon] == 1
-
-
-def _phi_quadruple(before: _Residue, residue: _Residue) -> tuple[int, ...]:
-    return (before["C"], residue["N"], residue["CA"], residue["C"])
-
-
-def _psi_quadruple(residue: _Residue, after: _Residue) -> tuple[int, ...]:
-    return (residue["N"], residue["CA"], residue["C"], after["N"])
 
 
 def _label(topology: BeadTopology, bead: int) -> str:

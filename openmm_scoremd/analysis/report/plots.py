@@ -1,279 +1,282 @@
-"""Pictures of free energies, distributions and training: the only owner of matplotlib.
+"""Pictures of free energies, distributions, time scales and training: the only owner of matplotlib.
 
-Functions named ``*_figure`` return a ``Figure`` that no global state knows of; functions named
-``plot_*`` draw it into a PNG, PDF or SVG file (by the suffix), which is whole or absent.
+Functions named ``draw_*`` draw on the axes that they are given and return what they have drawn, so
+that pictures of your own can be made of them. Functions named ``*_figure`` return a figure that no
+global state knows of; :func:`save` and :func:`svg` turn figures into files and text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
-from numpy.typing import ArrayLike
 
 from openmm_scoremd._files.atomic import atomic_path
-from openmm_scoremd.analysis.observables.free_energy import FreeEnergySurface
-from openmm_scoremd.analysis.report._pictures import (
-    ErrorOverTime,
-    PathLike,
-    ProfilePanels,
-    band_on_log_scale,
-    check_not_empty,
-    labelled_sets,
-    picture_path,
-    spans_a_decade,
-)
+from openmm_scoremd.analysis.comparison.features import UnitHistograms
+from openmm_scoremd.analysis.observables.basins import Basins
+from openmm_scoremd.analysis.observables.free_energy import FreeEnergyProfile, FreeEnergySurface
+from openmm_scoremd.analysis.report.curves import FokkerPlanckError, LossCurve
 from openmm_scoremd.analysis.report.styles import Style, styles_of
-from openmm_scoremd.analysis.report.training_log import LossCurve
-from openmm_scoremd.analysis.statistics.grids import FloatArray, shared_densities
+from openmm_scoremd.analysis.statistics.grids import FloatArray
+from openmm_scoremd.analysis.statistics.kinetics import ImpliedTimescales
+from openmm_scoremd.analysis.statistics.uncertainty import Estimate
+from openmm_scoremd.errors import InvalidInputError
 
 _SMALL, _NORMAL = 8.0, 9.5  # font sizes, points
 _PANEL = 2.3  # width of a panel, inches
 _MAX_COLUMNS = 3
-_DPI = 200
+_FORMATS = (".png", ".pdf", ".svg")
+_CELLS = 80  # of a distribution, to be seen
+_FREE_ENERGY = "free energy (kT)"
+# Pale, so that numbers can be read on them; told apart in grey by their outlines.
+_BASIN_COLORS = ("#cfe2f3", "#fce0c4", "#d5ead3", "#f4d6e6", "#fff2b3", "#d9d2e9", "#dddddd")
 
 
-def plot_ramachandran(surfaces: Mapping[str, FreeEnergySurface], path: PathLike) -> Path:
-    """Draw :func:`ramachandran_figure` into a file and return its path."""
-    return _save(ramachandran_figure(surfaces), path)
+# --- On given axes ---------------------------------------------------------------------------
 
 
-def ramachandran_figure(surfaces: Mapping[str, FreeEnergySurface]) -> Figure:
-    """Draw free energies over φ and ψ side by side, with one colour scale.
+def draw_surface(axes: Axes, surface: FreeEnergySurface, *, highest: float) -> QuadMesh:
+    """Draw a free energy in colours that end at ``highest`` kT; empty bins are white."""
+    values = np.ma.masked_invalid(surface.values.T)
+    return axes.pcolormesh(
+        surface.x_edges, surface.y_edges, values, vmin=0.0, vmax=highest, cmap="viridis",
+        label=_FREE_ENERGY, rasterized=True,
+    )  # fmt: skip
+
+
+def draw_profiles(
+    axes: Axes, profiles: Mapping[str, FreeEnergyProfile], styles: Mapping[str, Style]
+) -> list[StepPatch]:
+    """Draw free energies along a coordinate by set, as steps; empty bins are gaps."""
+    drawn = []
+    for name, profile in profiles.items():
+        values = np.where(np.isfinite(profile.values), profile.values, np.nan)
+        drawn.append(_steps(axes, values, profile.edges, styles[name]))
+    axes.margins(x=0.0)
+    axes.set_ylim(bottom=0.0)
+    return drawn
+
+
+def draw_densities(
+    axes: Axes, histograms: Mapping[str, UnitHistograms], styles: Mapping[str, Style]
+) -> list[StepPatch]:
+    """Draw distributions of one observable by set, and show the range that any of them fills."""
+    one = next(iter(histograms.values()))
+    merged = max(1, len(one.edges) // _CELLS)
+    edges = one.edges[::merged]
+    densities = [h.density.reshape(-1, merged).mean(axis=1) for h in histograms.values()]
+    drawn = [
+        _steps(axes, density, edges, styles[name])
+        for name, density in zip(histograms, densities, strict=True)
+    ]
+    filled = np.any([density > 2e-3 * density.max() for density in densities], axis=0)
+    inside = np.arange(len(filled)) if one.periodic else np.flatnonzero(filled)
+    axes.set_xlim(edges[max(0, inside[0] - 1)], edges[min(len(filled), inside[-1] + 2)])
+    if not one.periodic:
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_ylim(bottom=0.0)
+    return drawn
+
+
+def draw_basins(axes: Axes, basins: Basins) -> QuadMesh:
+    """Draw a map of basins with their letters."""
+    n = basins.n_basins
+    edges = [np.linspace(*limits, len(basins.labels) + 1) for limits in basins.limits]
+    colors = [_BASIN_COLORS[k % len(_BASIN_COLORS)] for k in range(n)]
+    mesh = axes.pcolormesh(
+        *edges, basins.labels.T, cmap=ListedColormap(colors), vmin=-0.5, vmax=n - 0.5,
+        rasterized=True,
+    )  # fmt: skip
+    centers = [(edge[:-1] + edge[1:]) / 2 for edge in edges]
+    low, high = np.transpose(basins.limits)
+    for k, center in enumerate(basins.centers):
+        if n > 1:
+            inside = (basins.labels == k).T
+            axes.contour(*centers, inside, levels=[0.5], colors="#555555", linewidths=0.7)
+        # Away from the edge, where half of a letter would be cut off.
+        x, y = np.clip(center, low + 0.06 * (high - low), high - 0.06 * (high - low))
+        axes.text(x, y, chr(ord("A") + k % 26), ha="center", va="center", weight="bold")
+    return mesh
+
+
+def draw_populations(
+    axes: Axes, populations: Mapping[str, Sequence[Estimate]], styles: Mapping[str, Style]
+) -> list[BarContainer]:
+    """Draw populations of basins with their errors, side by side by set."""
+    drawn = []
+    width = 0.8 / len(populations)
+    for i, (name, found) in enumerate(populations.items()):
+        x = np.arange(len(found)) + (i - (len(populations) - 1) / 2) * width
+        values = np.array([entry.value for entry in found])
+        errors = np.array([entry.error for entry in found])
+        color = styles[name].color
+        bars = axes.bar(x, values, width * 0.92, color=color, alpha=0.35, edgecolor=color)
+        axes.errorbar(
+            x, values, np.stack([np.minimum(errors, values), errors]),
+            fmt="none", ecolor=color, capsize=2.0, elinewidth=1.2,
+        )  # fmt: skip
+        axes.set_xticks(range(len(found)), [chr(ord("A") + k % 26) for k in range(len(found))])
+        drawn.append(bars)
+    axes.set_ylim(bottom=0.0)
+    return drawn
+
+
+def draw_timescales(
+    axes: Axes,
+    found: Mapping[str, tuple[ImpliedTimescales, float]],
+    styles: Mapping[str, Style],
+) -> list[Line2D]:
+    """Draw implied time scales over the lag; times below the lag, in grey, cannot be told.
 
     Parameters
     ----------
-    surfaces : mapping of str to FreeEnergySurface
-        Title to surface with edges in radians, the reference first.
+    axes : Axes
+        Made logarithmic.
+    found : mapping of str to (ImpliedTimescales, float)
+        Per set, times in frames and the time between frames.
+    styles : mapping of str to Style
+        Of the sets.
+    """
+    drawn = []
+    for name, (times, interval) in found.items():
+        lags = np.array(times.lags) * interval
+        for column in zip(*times.timescales, strict=True):
+            values = np.array([time.value for time in column]) * interval
+            errors = np.nan_to_num([time.error for time in column]) * interval
+            if np.isfinite(values).any():
+                drawn.append(draw_errors(axes, lags, values, errors, styles[name]))
+                drawn[-1].set(marker="o", markersize=3.0)
+    ends = [lag * interval for times, interval in found.values() for lag in times.lags]
+    span = np.array([min(ends) / 1.3, max(ends) * 1.3])
+    axes.set(xscale="log", yscale="log", xlim=span)
+    bottom, _ = axes.get_ylim()
+    axes.fill_between(
+        span, np.minimum(span, bottom), span, color="#000000", alpha=0.08, linewidth=0
+    )
+    axes.set_ylim(bottom=bottom)
+    return drawn
 
-    Returns
-    -------
-    Figure
-        Axes in degrees; empty bins are white.
+
+def draw_errors(
+    axes: Axes, x: FloatArray, values: FloatArray, errors: FloatArray, style: Style
+) -> Line2D:
+    """Draw positive values with a band of their errors, for a logarithmic scale; NaN is a gap."""
+    drawable = np.where(np.isfinite(values) & (values > 0.0), values, np.nan)
+    # Symmetric on that scale, and positive; of small errors it is value ± error.
+    ratio = 1.0 + errors / drawable
+    axes.fill_between(
+        x, drawable / ratio, drawable * ratio, color=style.color, alpha=0.2, linewidth=0
+    )
+    return _line(axes, x, values, style)
+
+
+# --- Figures ---------------------------------------------------------------------------------
+
+
+def figure_of(
+    panels: Mapping[str, Callable[[Axes], object]],
+    *,
+    x_label: str,
+    y_label: str,
+    height: float = _PANEL,
+    share: Literal["all", "none"] = "none",
+) -> Figure:
+    """Draw several panels of equal size in one figure.
+
+    Parameters
+    ----------
+    panels : mapping of str to callable
+        Title to a function that draws on axes; free energies get one colour bar.
+    x_label, y_label : str
+        Axis labels with units; degrees get ticks at right angles.
+    height : float
+        Of a panel, inches.
+    share : {"all", "none"}
+        Whether all panels have the same ranges.
 
     Raises
     ------
     InvalidInputError
-        If there is no surface.
+        If there is no panel.
     """
-    in_degrees = {name: surface.in_degrees() for name, surface in surfaces.items()}
-    figure = surface_figure(in_degrees, x_label="φ (degrees)", y_label="ψ (degrees)")
-    for axes in _panels(figure):
-        axes.set_aspect("equal")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MultipleLocator(90))
-            axis.set_minor_locator(MultipleLocator(30))
+    if not panels:
+        raise InvalidInputError("there is nothing to draw; give at least one named panel")
+    figure, grid = _grid(len(panels), height=height, share=share)
+    for axes, (title, draw) in zip(grid, panels.items(), strict=True):
+        drawn = draw(axes)
+        axes.set_title(_plain(title), fontsize=_NORMAL)
+        axes.tick_params(which="both", labelsize=_SMALL)
+        _tick_degrees(axes, x_label, y_label)
+    columns = _columns(len(grid))
+    for i, axes in enumerate(grid):
+        if i % columns == 0:
+            axes.set_ylabel(_plain(y_label), fontsize=_NORMAL)
+        if i + columns >= len(grid):
+            axes.set_xlabel(_plain(x_label), fontsize=_NORMAL)
+            axes.tick_params(labelbottom=True)  # Hidden where the panel below was a spare one.
+    if isinstance(drawn, QuadMesh) and drawn.get_label() == _FREE_ENERGY:
+        bar = figure.colorbar(drawn, ax=grid, aspect=25, pad=0.02)
+        bar.set_label(_FREE_ENERGY, fontsize=_NORMAL)
+        bar.ax.tick_params(labelsize=_SMALL)
     return figure
-
-
-def plot_surfaces(
-    surfaces: Mapping[str, FreeEnergySurface], path: PathLike, *, x_label: str, y_label: str
-) -> Path:
-    """Draw :func:`surface_figure` into a file and return its path."""
-    return _save(surface_figure(surfaces, x_label=x_label, y_label=y_label), path)
 
 
 def surface_figure(
     surfaces: Mapping[str, FreeEnergySurface], *, x_label: str, y_label: str
 ) -> Figure:
-    """Draw free energies side by side, with one colour scale.
-
-    Parameters
-    ----------
-    surfaces : mapping of str to FreeEnergySurface
-        Title to surface, the reference first.
-    x_label, y_label : str
-        Axis labels.
-
-    Returns
-    -------
-    Figure
-        One panel per surface; empty bins are white.
+    """Draw free energies side by side, the reference first, with one colour scale.
 
     Raises
     ------
     InvalidInputError
         If there is no surface.
     """
-    check_not_empty(surfaces, "surfaces")
-    norm = Normalize(
-        0.0, max(float(s.values[np.isfinite(s.values)].max()) for s in surfaces.values())
-    )
-    figure, panels = _grid(
-        len(surfaces), height=_PANEL, x_label=x_label, y_label=y_label, share="all"
-    )
-    for axes, (name, surface) in zip(panels, surfaces.items(), strict=True):
-        values = np.ma.masked_invalid(surface.values.T)
-        mesh = axes.pcolormesh(
-            surface.x_edges, surface.y_edges, values, cmap="viridis", norm=norm, rasterized=True
-        )
-        axes.set_title(name, fontsize=_NORMAL)
-    bar = figure.colorbar(mesh, ax=panels, aspect=25, pad=0.02)
-    bar.set_label("free energy (kT)", fontsize=_NORMAL)
-    bar.ax.tick_params(labelsize=_SMALL)
-    return figure
+    highest = highest_of(surfaces)
+    panels = {n: partial(draw_surface, surface=s, highest=highest) for n, s in surfaces.items()}
+    return figure_of(panels, x_label=x_label, y_label=y_label, share="all")
 
 
-def plot_dihedral_profiles(profiles: ProfilePanels, path: PathLike) -> Path:
-    """Draw :func:`dihedral_profile_figure` into a file and return its path."""
-    return _save(dihedral_profile_figure(profiles), path)
-
-
-def dihedral_profile_figure(profiles: ProfilePanels) -> Figure:
-    """Draw free energies along dihedral angles, one panel per angle, all sets on top of each other.
-
-    Parameters
-    ----------
-    profiles : mapping of str to mapping of str to FreeEnergyProfile
-        Name of the angle (``"φ"``) to name of the set to profile with edges in radians.
-
-    Returns
-    -------
-    Figure
-        Axes in degrees.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no panel or a panel has no profile.
-    """
-    in_degrees = {
-        f"{angle} (degrees)": {name: profile.in_degrees() for name, profile in sets.items()}
-        for angle, sets in profiles.items()
-    }
-    figure = profile_figure(in_degrees)
-    for axes in _panels(figure):
-        axes.xaxis.set_major_locator(MultipleLocator(90))
-        axes.xaxis.set_minor_locator(MultipleLocator(30))
-    return figure
-
-
-def plot_free_energy_1d(profiles: ProfilePanels, path: PathLike) -> Path:
-    """Draw :func:`profile_figure` into a file and return its path."""
-    return _save(profile_figure(profiles), path)
-
-
-def profile_figure(profiles: ProfilePanels) -> Figure:
-    """Draw free energies along coordinates, one panel each, all sets on top of each other.
-
-    Parameters
-    ----------
-    profiles : mapping of str to mapping of str to FreeEnergyProfile
-        Axis label to name of the set to profile, the reference first.
-
-    Returns
-    -------
-    Figure
-        Empty bins are gaps.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no panel or a panel has no profile.
-    """
-    check_not_empty(profiles, "profiles")
-    styles = styles_of(name for sets in profiles.values() for name in sets)
-    figure, panels = _grid(
-        len(profiles), height=0.85 * _PANEL, x_label="", y_label="free energy (kT)"
-    )
-    for axes, (label, sets) in zip(panels, profiles.items(), strict=True):
-        check_not_empty(sets, f"profiles of {label}")
-        for name, profile in sets.items():
-            _draw_steps(axes, profile.edges, profile.values, styles[name])
-        axes.set_xlabel(label, fontsize=_NORMAL)
-        axes.margins(x=0.0)
-        axes.set_ylim(bottom=0.0)
-    _legend(figure, styles)
-    return figure
-
-
-def plot_histograms(
-    samples: Mapping[str, ArrayLike], path: PathLike, *, labels: Sequence[str], x_label: str
-) -> Path:
-    """Draw :func:`histogram_figure` into a file and return its path."""
-    return _save(histogram_figure(samples, labels=labels, x_label=x_label), path)
-
-
-def histogram_figure(
-    samples: Mapping[str, ArrayLike], *, labels: Sequence[str], x_label: str, bins: int = 80
-) -> Figure:
-    """Draw distributions such as bond lengths, one panel per value, all sets on top of each other.
-
-    Parameters
-    ----------
-    samples : mapping of str to (..., values) array_like
-        Name of the set to its frames, the reference first; replicas are pooled.
-    labels : sequence of str
-        Title of each panel.
-    x_label : str
-        What the values are, with unit.
-    bins : int
-        Bins per panel.
-
-    Returns
-    -------
-    Figure
-        Probability densities. The range holds all but 0.1 % of each tail of every set.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are no samples, they are not finite, or the number of labels is not that of values.
-    """
-    sets = labelled_sets(samples, labels)
-    styles = styles_of(sets)
-    figure, panels = _grid(len(labels), height=0.8 * _PANEL, x_label=x_label, y_label="density")
-    for column, axes in enumerate(panels):
-        edges, densities = shared_densities([v[:, column] for v in sets.values()], bins=bins)
-        for name, density in zip(sets, densities, strict=True):
-            _draw_steps(axes, edges, density, styles[name])
-        axes.set_title(labels[column], fontsize=_NORMAL)
-        axes.set_xlim(edges[0], edges[-1])
-        axes.set_ylim(bottom=0.0)
-        axes.xaxis.set_major_locator(MaxNLocator(3))
-    _legend(figure, styles)
-    return figure
-
-
-def plot_loss(curves: Mapping[str, LossCurve], path: PathLike) -> Path:
-    """Draw :func:`loss_figure` into a file and return its path."""
-    return _save(loss_figure(curves), path)
+def highest_of(surfaces: Mapping[str, FreeEnergySurface]) -> float:
+    """Return the end of a colour scale in kT that holds all surfaces."""
+    finite = [s.values[np.isfinite(s.values)].max() for s in surfaces.values()]
+    return float(max(finite, default=0.0)) or 1.0
 
 
 def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
     """Draw training losses and their moving averages, and the learning rates below.
 
-    Parameters
-    ----------
-    curves : mapping of str to LossCurve
-        Name of the run (or expert) to its log, see
-        :func:`~openmm_scoremd.analysis.report.training_log.read_loss_csv`.
-
-    Returns
-    -------
-    Figure
-        Loss (logarithmic where it spans more than a factor of ten) and learning rate over steps.
+    The loss is logarithmic where it spans more than a factor of ten.
 
     Raises
     ------
     InvalidInputError
         If there is no curve, or none has a finite loss.
     """
-    check_not_empty(curves, "curves")
+    losses = _finite([curve.losses for curve in curves.values()], name="loss")
     styles = styles_of(curves)
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
     for name, curve in curves.items():
-        _draw_loss(top, curve, styles[name])
-        _draw_line(bottom, curve.steps, curve.learning_rates, styles[name])
-    if spans_a_decade([curve.losses for curve in curves.values()], name="loss"):
+        top.plot(curve.steps, curve.losses, color=styles[name].color, alpha=0.25, linewidth=0.6)
+        smooth = curve.smoothed(window=max(1, len(curve.steps) // 50))
+        _line(top, smooth.steps, smooth.losses, styles[name])
+        _line(bottom, curve.steps, curve.learning_rates, styles[name])
+    if losses.min() > 0 and losses.max() > 10 * losses.min():
         top.set_yscale("log")
     for axes, label in ((top, "loss"), (bottom, "learning\nrate")):
         axes.set_ylabel(label, fontsize=_NORMAL)
@@ -283,118 +286,129 @@ def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
     bottom.yaxis.get_offset_text().set_fontsize(_SMALL)
     bottom.set_xlabel("step", fontsize=_NORMAL)
     bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _legend(figure, styles)
+    add_legend(figure, styles)
     return figure
 
 
-def plot_fokker_planck_error(curves: Mapping[str, ErrorOverTime], path: PathLike) -> Path:
-    """Draw :func:`fokker_planck_error_figure` into a file and return its path."""
-    return _save(fokker_planck_error_figure(curves), path)
-
-
-def fokker_planck_error_figure(curves: Mapping[str, ErrorOverTime]) -> Figure:
-    """Draw Fokker-Planck errors over diffusion time, both logarithmic.
-
-    Parameters
-    ----------
-    curves : mapping of str to ErrorOverTime
-        Name of the model to its errors.
-
-    Returns
-    -------
-    Figure
-        Plain errors on the left, centred ones on the right; bands are standard errors, NaN a gap.
+def fokker_planck_error_figure(curves: Mapping[str, FokkerPlanckError]) -> Figure:
+    """Draw Fokker-Planck errors over diffusion time: plain ones left, centred ones right.
 
     Raises
     ------
     InvalidInputError
         If there is no curve, or no error is finite.
     """
-    check_not_empty(curves, "curves")
+    _finite([curve.centred for curve in curves.values()], name="error")
     styles = styles_of(curves)
-    figure, (plain, centred) = _grid(
-        2, height=1.2 * _PANEL, x_label="diffusion time", y_label="Fokker-Planck error, |R| / D"
-    )
-    spans_a_decade([curve.centred for curve in curves.values()], name="error")
-    for name, curve in curves.items():
-        _draw_band(plain, curve.t, curve.mean_absolute, curve.mean_absolute_error, styles[name])
-        _draw_band(centred, curve.t, curve.centred, curve.centred_error, styles[name])
-    for axes, title in ((plain, "plain"), (centred, "centred at each time")):
-        axes.set_title(title, fontsize=_NORMAL)
+
+    def plain(axes: Axes) -> None:
+        for name, one in curves.items():
+            draw_errors(axes, one.t, one.mean_absolute, one.mean_absolute_error, styles[name])
         axes.set(xscale="log", yscale="log")
-    _legend(figure, styles)
+
+    def centred(axes: Axes) -> None:
+        for name, one in curves.items():
+            draw_errors(axes, one.t, one.centred, one.centred_error, styles[name])
+        axes.set(xscale="log", yscale="log")
+
+    figure = figure_of(
+        {"plain": plain, "centred at each time": centred},
+        x_label="diffusion time",
+        y_label="Fokker-Planck error, |R| / D",
+        height=1.2 * _PANEL,
+    )
+    add_legend(figure, styles)
     return figure
 
 
-def _draw_loss(axes: Axes, curve: LossCurve, style: Style) -> None:
-    axes.plot(curve.steps, curve.losses, color=style.color, alpha=0.25, linewidth=0.6)
-    smooth = curve.smoothed(window=max(1, len(curve.steps) // 50))
-    _draw_line(axes, smooth.steps, smooth.losses, style)
-
-
-def _draw_steps(axes: Axes, edges: FloatArray, values: FloatArray, style: Style) -> None:
-    values = np.where(np.isfinite(values), values, np.nan)
-    axes.stairs(
-        values, edges, baseline=None, color=style.color, linestyle=style.line, linewidth=1.3
-    )
-
-
-def _draw_line(axes: Axes, x: FloatArray, y: FloatArray, style: Style) -> None:
-    axes.plot(x, y, color=style.color, linestyle=style.line, linewidth=1.5)
-
-
-def _draw_band(axes: Axes, x: FloatArray, y: FloatArray, errors: FloatArray, style: Style) -> None:
-    low, high = band_on_log_scale(y, errors)
-    axes.fill_between(x, low, high, color=style.color, alpha=0.2, linewidth=0.0)
-    _draw_line(axes, x, y, style)
-
-
-def _legend(figure: Figure, styles: Mapping[str, Style]) -> None:
+def add_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
     """Put one legend above all panels; a single set needs none."""
-    if len(styles) < 2:
-        return
-    handles = [
-        Line2D([], [], color=c, linestyle=line, linewidth=1.5) for c, line in styles.values()
-    ]
-    figure.legend(
-        handles,
-        list(styles),
-        loc="outside upper center",
-        ncols=min(len(styles), 4),
-        fontsize=_NORMAL,
-        frameon=False,
-    )
+    if len(styles) > 1:
+        handles = [Line2D([], [], color=c, linestyle=line) for c, line in styles.values()]
+        figure.legend(
+            handles, [_plain(name) for name in styles], loc="outside upper center",
+            ncols=min(len(styles), 4), fontsize=_NORMAL, frameon=False,
+        )  # fmt: skip
 
 
-def _grid(
-    n: int, *, height: float, x_label: str, y_label: str, share: Literal["all", "none"] = "none"
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``n`` panels of equal size, labelled on the left and at the bottom."""
-    rows = -(-n // _MAX_COLUMNS)
-    columns = -(-n // rows)
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG text, the same for the same figure."""
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": "openmm_scoremd", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", dpi=150, metadata={"Date": None})
+    return stream.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure to a PNG, PDF or SVG file, whole or not at all, and return its path.
+
+    Raises
+    ------
+    InvalidInputError
+        If the suffix is none of these.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _FORMATS:
+        raise InvalidInputError(
+            f"cannot write a picture to {target.name!r}; the suffix must be one of "
+            f"{', '.join(_FORMATS)}"
+        )
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=200, bbox_inches="tight", pad_inches=0.05)
+    return target
+
+
+def _steps(axes: Axes, values: FloatArray, edges: FloatArray, style: Style) -> StepPatch:
+    color, line = style
+    return axes.stairs(values, edges, baseline=None, color=color, linestyle=line, linewidth=1.3)
+
+
+def _line(axes: Axes, x: FloatArray, y: FloatArray, style: Style) -> Line2D:
+    return axes.plot(x, y, color=style.color, linestyle=style.line, linewidth=1.5)[0]
+
+
+def _finite(arrays: Sequence[FloatArray], *, name: str) -> FloatArray:
+    """Return the finite values of all curves."""
+    if not arrays:
+        raise InvalidInputError("there is nothing to draw; give at least one named curve")
+    values = np.concatenate(arrays)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        raise InvalidInputError(f"no {name} is finite; there is nothing to draw")
+    return np.asarray(values)
+
+
+def _grid(n: int, *, height: float, share: Literal["all", "none"]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``n`` panels of equal size."""
+    columns = _columns(n)
+    rows = -(-n // columns)
     figure = Figure(figsize=(_PANEL * columns + 1.0, height * rows + 0.7))
     figure.set_layout_engine("compressed", w_pad=0.08)  # Room between "180" and "-180".
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     panels: list[Axes] = grid.ravel().tolist()
     for spare in panels[n:]:
         spare.remove()
-    for i, panel in enumerate(panels[:n]):
-        panel.tick_params(labelsize=_SMALL)
-        if i % columns == 0:
-            panel.set_ylabel(y_label, fontsize=_NORMAL)
-        if i + columns >= n:
-            panel.set_xlabel(x_label, fontsize=_NORMAL)
-            panel.tick_params(labelbottom=True)  # Hidden where the panel below was a spare one.
     return figure, panels[:n]
 
 
-def _panels(figure: Figure) -> list[Axes]:
-    """Return the panels of a figure without its colour bar."""
-    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+def _columns(n: int) -> int:
+    """Return columns that fill as few rows as possible about evenly."""
+    return -(-n // -(-n // _MAX_COLUMNS))
 
 
-def _save(figure: Figure, path: PathLike) -> Path:
-    target = picture_path(path)
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=_DPI, bbox_inches="tight", pad_inches=0.05)
-    return target
+def _tick_degrees(axes: Axes, x_label: str, y_label: str) -> None:
+    """Put ticks at right angles of axes in degrees that go around a circle."""
+    around = []
+    for axis, label in ((axes.xaxis, x_label), (axes.yaxis, y_label)):
+        low, high = axis.get_view_interval()
+        around.append("°" in label and high - low > 180.0)
+        if around[-1]:
+            axis.set_major_locator(MultipleLocator(90))
+            axis.set_minor_locator(MultipleLocator(30))
+    if all(around):
+        axes.set_aspect("equal")
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib takes as it is: names of beads are no formulas."""
+    return text.replace("$", r"\$")

@@ -29,36 +29,39 @@ class CombinedRange(enum.Enum):
 
 
 def checked_array(values: ArrayLike, name: str, *, trailing: int) -> FloatArray:
-    """Return ``values`` as float64 after checking that it holds numbers, all of them finite.
+    """Return values as float64 after checking that they are finite numbers.
 
     Parameters
     ----------
     values : array_like
         ``(frames, ...)`` or ``(replicas, frames, ...)``.
     name : str
-        What to call it in messages.
+        What to call them in messages.
     trailing : int
         Number of axes that belong to one frame.
-
-    Returns
-    -------
-    ndarray
-        The same shape, float64.
 
     Raises
     ------
     InvalidInputError
-        If it is empty, has too few axes, or holds NaN or infinity (the message names the frame).
+        If they are empty, have too few axes, or hold NaN or infinity (the message names the frame).
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim - trailing not in (1, 2):
+    leading = array.ndim - trailing
+    if leading not in (1, 2):
         raise InvalidInputError(
             f"{name} has shape {array.shape}; it must be (frames, ...) or (replicas, frames, ...) "
             f"with {trailing} axes for each frame"
         )
     if array.size == 0:
         raise InvalidInputError(f"{name} is empty (shape {array.shape}); give at least one frame")
-    _check_finite(array, name, array.ndim - trailing)
+    bad = np.argwhere(~np.isfinite(array).all(axis=tuple(range(leading, array.ndim))))
+    if len(bad):
+        axes = ("replica", "frame")[-leading:]
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=True))
+        raise InvalidInputError(
+            f"{name} holds NaN or infinity in {where} ({len(bad)} frames in all); "
+            "remove these frames or find out why they broke"
+        )
     return array
 
 
@@ -85,9 +88,7 @@ def uniform_edges(limits: AxisLimits, *, bins: int) -> list[FloatArray]:
     edges = []
     for lower, upper in limits:
         axis = np.linspace(lower, upper, bins + 1)
-        slack = _EDGE_SLACK * (upper - lower)
-        axis[0] -= slack
-        axis[-1] += slack
+        axis[[0, -1]] += np.array([-1.0, 1.0]) * _EDGE_SLACK * (upper - lower)
         edges.append(axis)
     return edges
 
@@ -101,11 +102,11 @@ def outlier_edges(limits: AxisLimits, *, bins: int) -> list[FloatArray]:
     ]
 
 
-def combined_limits(first: FloatArray, second: FloatArray) -> AxisLimits:
-    """Return the smallest and largest value of both ``(n, dimensions)`` arrays, per axis."""
-    lower = np.minimum(first.min(axis=0), second.min(axis=0))
-    upper = np.maximum(first.max(axis=0), second.max(axis=0))
-    return list(zip(lower.tolist(), upper.tolist(), strict=True))
+def limits_of(points: FloatArray, *, margin: float) -> list[tuple[float, float]]:
+    """Return the range of the columns of ``(n, dimensions)``, widened by a part of itself."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    extra = margin * (high - low)
+    return list(zip((low - extra).tolist(), (high + extra).tolist(), strict=True))
 
 
 def cell_counts(samples: FloatArray, edges: Sequence[FloatArray]) -> FloatArray:
@@ -137,21 +138,6 @@ def cell_counts(samples: FloatArray, edges: Sequence[FloatArray]) -> FloatArray:
     return np.append(counts, len(samples) - len(cells)).astype(np.float64)
 
 
-def shared_densities(
-    sets: Sequence[FloatArray], *, bins: int
-) -> tuple[FloatArray, list[FloatArray]]:
-    """Return bin edges for several ``(n,)`` sets and the probability density of each.
-
-    The range holds all but 0.1 % of each tail of every set; densities count what lies outside.
-    """
-    tails = np.array([np.quantile(values, (0.001, 0.999)) for values in sets])  # (sets, 2)
-    lower, upper = tails[:, 0].min(), tails[:, 1].max()
-    margin = 0.05 * (upper - lower) or 0.5
-    edges = np.linspace(lower - margin, upper + margin, bins + 1)
-    widths = np.diff(edges)
-    return edges, [np.histogram(v, bins=edges)[0] / (len(v) * widths) for v in sets]
-
-
 def check_grid(limits: AxisLimits, *, bins: int, minimum: int) -> None:
     """Raise unless there are enough bins and every range is finite and increasing."""
     if bins < minimum:
@@ -164,16 +150,3 @@ def check_grid(limits: AxisLimits, *, bins: int, minimum: int) -> None:
                 f"the range of axis {axis} is ({lower}, {upper}); "
                 "the lower end must be below the upper one and both finite"
             )
-
-
-def _check_finite(array: FloatArray, name: str, leading: int) -> None:
-    frame_axes = tuple(range(leading, array.ndim))
-    bad = np.argwhere(~np.all(np.isfinite(array), axis=frame_axes))  # (n_bad, leading)
-    if len(bad) == 0:
-        return
-    axes = ("replica", "frame")[-leading:]
-    where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=True))
-    raise InvalidInputError(
-        f"{name} holds NaN or infinity in {where} ({len(bad)} frames in all); "
-        "remove these frames or find out why they broke"
-    )

@@ -175,14 +175,14 @@ def implied_timescales(
     member = np.unique(np.asarray(units), return_inverse=True)[1]
     n_units = int(member.max()) + 1
     picks = generator.integers(n_units, size=(_RESAMPLES, n_units))
-    weights = np.stack([np.bincount(pick, minlength=n_units) for pick in picks])
+    # The first row is the set itself.
+    weights = np.stack([np.bincount(p, minlength=n_units) for p in (np.arange(n_units), *picks)])
     rows = []
     for lag in lags:
         counts = np.zeros((n_units, n_states, n_states))
         np.add.at(counts, member, transition_counts(pieces, n_states=n_states, lag=lag))
-        best = _relaxation(counts.sum(axis=0), lag)
-        resampled = np.stack([_relaxation(np.tensordot(w, counts, 1), lag) for w in weights])
-        rows.append(tuple(_estimate(best[k], resampled[:, k]) for k in range(n_states - 1)))
+        times = _relaxation(np.tensordot(weights, counts, 1), lag)
+        rows.append(tuple(_estimate(column[0], column[1:]) for column in times.T))
     return ImpliedTimescales(tuple(lags), tuple(rows))
 
 
@@ -227,14 +227,16 @@ def slow_coordinates(pieces: Sequence[FloatArray], *, lag: int) -> SlowCoordinat
 
 
 def _relaxation(counts: FloatArray, lag: int) -> FloatArray:
-    """Return times in frames, slowest first, NaN where there is none."""
-    n = len(counts)
-    rows = counts.sum(axis=1)
+    """Return times in frames, slowest first, NaN where there is none.
+
+    From counts (n, states, states) to times (n, states - 1).
+    """
+    rows = counts.sum(axis=2, keepdims=True)
     # A state that was never left, because it was never seen, stays where it is.
-    matrix = np.where(rows[:, None] > 0, counts / np.maximum(rows, 1.0)[:, None], np.eye(n))
-    values = np.sort(np.linalg.eigvals(matrix).real)[::-1][1:]
+    matrices = np.where(rows > 0, counts / np.maximum(rows, 1.0), np.eye(counts.shape[1]))
+    values = np.sort(np.linalg.eigvals(matrices).real, axis=1)[:, -2::-1]
+    times = np.full(values.shape, math.nan)
     inside = (values > 0.0) & (values < 1.0 - 1e-12)
-    times = np.full(n - 1, math.nan)
     times[inside] = -lag / np.log(values[inside])
     return times
 

@@ -15,20 +15,23 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.csgraph import connected_components
 
+from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.units import FloatOrQuantity, thermal_energy
 
 logger = logging.getLogger(__name__)
 
-FloatArray: TypeAlias = NDArray[np.float64]
-
-#: With fewer effective frames a warning is logged.
+#: With fewer effective frames in the target a warning is logged.
 FEW_FRAMES: Final = 50
+#: Two runs with fewer frames in common know nothing of each other, and with fewer than the second
+#: number little. At one frame, errors of harmonic wells are above 1 kT; at ten, as large as told.
+SHARED_FRAMES: Final = (1.0, 10.0)
 _NO_JAX: Final = "PYMBAR_DISABLE_JAX"
 
 
@@ -118,7 +121,8 @@ def reweight(
     Raises
     ------
     InvalidInputError
-        If numbers of runs differ, or a number is not finite, or a factor not positive.
+        If numbers of runs differ, or a number is not finite, or a factor not positive; or if runs
+        do not overlap with each other, or with the target, so that there is no answer.
     MissingDependencyError
         If pymbar is not installed.
 
@@ -139,6 +143,7 @@ def reweight(
     counts = np.array([*(len(run) for run in runs), 0])
     # The default solver hands scipy options that it does not know.
     mbar = _pymbar().MBAR(factors[:, None] * reduced, counts, solver_protocol="robust")
+    _check_overlap(mbar.weights()[:, :-1], counts[:-1], scales)
     difference = mbar.compute_free_energy_differences()
     # The energies' mean comes back here, where it matters.
     offset = (factors - target) * together.mean() / kt
@@ -150,6 +155,11 @@ def reweight(
         weights=mbar.weights()[:, -1],
         _mbar=mbar,
     )
+    if result.effective_frames < 2.0 < len(together):
+        raise InvalidInputError(
+            f"one of {len(together)} frames rules the average for factor {target:g}: no run is "
+            "near to it; simulate at factors nearer to it"
+        )
     if result.effective_frames < FEW_FRAMES:
         logger.warning(
             "only %.1f of %d frames count for factor %g: simulate at factors nearer to it",
@@ -195,6 +205,35 @@ def _check(runs: list[FloatArray], factors: list[float]) -> None:
     for factor in factors:
         if not 0.0 < factor < math.inf:
             raise InvalidInputError(f"the factor of a potential is {factor}; it must be positive")
+
+
+def _check_overlap(weights: FloatArray, counts: NDArray[np.int64], scales: Sequence[float]) -> None:
+    """Raise unless frames in common link every run with every other one.
+
+    pymbar's overlap matrix (arXiv 1204.0996 for its use) is ``counts * (weights.T @ weights)``, a
+    part of the frames of each run; times the run's frames it is a number of frames, the same for
+    both. Without them pymbar gives numbers with errors of zero.
+    """
+    shared = np.outer(counts, counts) * (weights.T @ weights)
+    none, few = SHARED_FRAMES
+    parts, part_of = connected_components(shared >= none, directed=False)
+    if parts > 1:
+        groups = [
+            ", ".join(
+                f"{scale:g}" for scale, part in zip(scales, part_of, strict=True) if part == k
+            )
+            for k in range(parts)
+        ]
+        raise InvalidInputError(
+            f"runs at factors {' and at '.join(groups)} have no frames in common, so that their "
+            "free energies cannot be compared; simulate at factors in between"
+        )
+    if connected_components(shared >= few, directed=False)[0] > 1:
+        logger.warning(
+            "some runs have fewer than %g frames in common with all others: free energies rest on "
+            "few frames; simulate at factors in between, or longer",
+            few,
+        )
 
 
 def _pymbar() -> Any:

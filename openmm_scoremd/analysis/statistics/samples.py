@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ __all__ = ["MIN_REPLICAS", "SampleSet", "Segment"]
 #: With fewer replicas than this, blocks of replicas are the units that errors rest on.
 MIN_REPLICAS = 10
 
-_BATCHES = 100  # of frames that lie on one axis
+_BATCHES = 100  # of frames that lie on one axis, at least
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -37,9 +37,12 @@ class SampleSet:
         dimensions)`` for trajectories.
     breaks : mapping of int to sequence of int
         Per replica, the frames at which a new segment begins because the replica was started
-        again; nothing that looks at two times may cross one.
+        again or jumped; nothing that looks at two times may cross one.
     frame_interval : float or None
         Time between frames of a trajectory in ps, if it is known.
+    restarts_per_frame : float
+        How often replicas broke and were started again from an independent frame, for each frame
+        that was written.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class SampleSet:
     positions: NDArray[np.floating]
     breaks: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
     frame_interval: float | None = None
+    restarts_per_frame: float = 0.0
 
     def __post_init__(self) -> None:
         shape = self.positions.shape
@@ -86,7 +90,7 @@ class SampleSet:
     @property
     def length(self) -> int:
         """Frames of one trajectory, or all independent frames."""
-        return int(self.positions.shape[1 if self.has_time else 0])
+        return int(self.positions.shape[-3])
 
     @property
     def n_frames(self) -> int:
@@ -94,10 +98,10 @@ class SampleSet:
         return self.n_replicas * self.length
 
     @property
-    def unit_kind(self) -> str:
-        """What errors rest on: ``"frames"``, ``"replicas"`` or ``"blocks"``."""
+    def unit_kind(self) -> Literal["batches", "replicas", "blocks"]:
+        """What errors rest on."""
         if not self.has_time:
-            return "frames"
+            return "batches"
         return "replicas" if self.n_replicas >= MIN_REPLICAS else "blocks"
 
     @property
@@ -107,11 +111,9 @@ class SampleSet:
         Independent frames are put into batches in the order they have: if they come from a
         trajectory after all, correlations of neighbours stay inside a batch.
         """
-        if self.unit_kind == "replicas":
-            return self.n_replicas, self.length
         wanted = -(-MIN_REPLICAS // self.n_replicas) if self.has_time else _BATCHES
-        per_replica = min(wanted, self.length)
-        return self.n_replicas * per_replica, self.length // per_replica
+        size = max(1, self.length // wanted)
+        return self.n_replicas * (self.length // size), size
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -133,9 +135,8 @@ class SampleSet:
             length leave some over.
         """
         units, size = self.unit_shape
-        per_replica = units // self.n_replicas
         replicas = values if self.has_time else values[None]
-        kept = replicas[:, self.length - per_replica * size :]
+        kept = replicas[:, self.length - units // self.n_replicas * size :]
         return np.asarray(kept.reshape(units, size, *replicas.shape[2:]))
 
     def pieces(self, values: NDArray[_Value]) -> list[NDArray[_Value]]:
@@ -143,19 +144,19 @@ class SampleSet:
         replicas = values if self.has_time else values[None]
         return [replicas[replica, first:last] for replica, first, last in self.segments]
 
-    def thinned(self, max_frames: int) -> SampleSet:
+    def thinned(self, max_frames: int | None) -> SampleSet:
         """Return about so many frames at most, every n-th of each replica, at least one of each."""
-        if max_frames >= self.n_frames:
+        if max_frames is None or max_frames >= self.n_frames:
             return self
         wanted = max(2 if self.n_replicas == 1 else 1, max_frames // self.n_replicas)
         stride = -(-self.length // wanted)
         chosen = np.arange(0, self.length, stride)
-        interval = None if self.frame_interval is None else stride * self.frame_interval
-        return SampleSet(
-            np.take(self.positions, chosen, axis=1 if self.has_time else 0),
+        return dataclasses.replace(
+            self,
+            positions=np.take(self.positions, chosen, axis=-3),
             breaks={
                 replica: np.searchsorted(chosen, frames).tolist()
                 for replica, frames in self.breaks.items()
             },
-            frame_interval=interval,
+            frame_interval=self.frame_interval and stride * self.frame_interval,
         )

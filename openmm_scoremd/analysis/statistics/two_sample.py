@@ -24,82 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from openmm_scoremd.analysis.statistics.fractions import UnitFractions
 from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.errors import InvalidInputError
 
-__all__ = ["MIN_VISITS", "FamilyTest", "UnitFractions", "family_wise_test"]
+__all__ = ["MIN_VISITS", "FamilyTest", "family_wise_test"]
 
 #: Independent visits that must be expected in both sets for Student's t.
 MIN_VISITS = 5.0
 
 _DRAWS = 2000
 _DRAWS_AT_ONCE = 500
-# Units that must have been in and out of a region before their scatter is believed.
-_UNITS_THAT_TELL = 10
 # Correlations of features are known from few units; this many of them weigh as much as knowing
 # nothing (no correlation).
 _PRIOR_UNITS = 5.0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class UnitFractions:
-    """Fractions of frames in regions, for every independent unit of a set.
-
-    Attributes
-    ----------
-    fractions : (units, features) ndarray
-        From 0 to 1; units hold equal numbers of frames.
-    frames_per_unit : (features,) ndarray of int
-        Frames that the fractions of one unit are taken over.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are fewer than two units, or no frames in one, or the shapes do not fit.
-    """
-
-    fractions: FloatArray
-    frames_per_unit: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        fits = self.fractions.ndim == 2 and self.frames_per_unit.shape == self.fractions.shape[1:]
-        if not fits or len(self.fractions) < 2 or self.frames_per_unit.min(initial=1) < 1:
-            raise InvalidInputError(
-                f"fractions have shape {self.fractions.shape}; a test needs (units, features) "
-                "with at least two units, and for each feature one frame or more"
-            )
-
-    @property
-    def n_units(self) -> int:
-        """Number of independent units."""
-        return len(self.fractions)
-
-    @property
-    def mean(self) -> FloatArray:
-        """Fraction of all frames, ``(features,)``."""
-        return np.asarray(self.fractions.mean(axis=0))
-
-    @property
-    def effective_frames(self) -> FloatArray:
-        """Independent frames that would tell as much, ``(features,)``."""
-        return np.asarray(self.n_units * self.frames_per_unit / self.design_effect())
-
-    def design_effect(self) -> FloatArray:
-        """Variance of the mean over that of independent frames, ``(features,)``.
-
-        From 1 (independent frames) to the frames of a unit (all of them equal). The latter is also
-        assumed where only a few units went in or out: their scatter says little, and says least
-        just when the state was visited too seldom.
-        """
-        per_unit = self.frames_per_unit
-        mean = self.mean
-        binomial = mean * (1.0 - mean) / per_unit
-        scatter = self.fractions.var(axis=0, ddof=1)
-        usual = mean > 0.5
-        changed = np.where(usual, self.fractions < 1.0, self.fractions > 0.0).sum(axis=0)
-        known = (binomial > 0.0) & (changed >= min(_UNITS_THAT_TELL, self.n_units))
-        ratio = np.where(known, scatter / np.where(known, binomial, 1.0), per_unit)
-        return np.asarray(np.clip(ratio, 1.0, per_unit))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,9 +126,19 @@ def family_wise_test(
         table = np.rint(np.stack(counts)[..., judged]).astype(np.int64)  # (sets, in or out, ...)
         rare = (np.minimum(pooled, 1.0 - pooled) * np.minimum(*sizes))[judged] < MIN_VISITS
         for k in np.flatnonzero(rare):
-            single[k] = stats.fisher_exact(table[..., k]).pvalue
+            single[k] = _fisher_exact(table[..., k])
         p_values[judged] = _corrected(single, _smallest_p_values(first, second, judged, seed=seed))
     return FamilyTest(difference, error, p_values)
+
+
+def _fisher_exact(table: NDArray[np.int64]) -> float:
+    """Return the two-sided p-value of a 2 x 2 table, as SciPy's function in a tenth of its time."""
+    first, second = table.sum(axis=1)
+    inside = table[:, 0].sum()
+    possible = np.arange(max(0, inside - second), min(inside, first) + 1)
+    probability = stats.hypergeom.pmf(possible, first + second, inside, first)
+    observed = probability[table[0, 0] - possible[0]]
+    return float(min(1.0, probability[probability <= observed * (1.0 + 1e-7)].sum()))
 
 
 def _corrected(single: FloatArray, smallest: FloatArray) -> FloatArray:

@@ -1,20 +1,24 @@
 """Errors of statistics and the noise floor of metrics.
 
-Samples are ``(frames, values)`` or ``(replicas, frames, values)``. What is independent lies on the
-first axis and is resampled whole: frames of iid samples, replicas (or blocks) of a simulation.
+What is independent lies on the first axis and is resampled whole: frames, or units (replicas,
+blocks, batches) of correlated ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from openmm_scoremd.analysis.statistics.grids import FloatArray, checked_array, pooled, pooled_pair
+from openmm_scoremd.analysis.statistics.grids import (
+    FloatArray,
+    checked_array,
+    pooled,
+    pooled_pair,
+)
 from openmm_scoremd.errors import InvalidInputError
 
 __all__ = [
@@ -26,8 +30,6 @@ __all__ = [
     "floor_sizes",
     "metric_at_size",
     "noise_floor",
-    "population",
-    "split_blocks",
 ]
 
 #: A function of (reference, samples) that returns one number.
@@ -36,7 +38,7 @@ Metric: TypeAlias = Callable[[FloatArray, FloatArray], float]
 
 @dataclasses.dataclass(frozen=True)
 class Resampling:
-    """How errors and noise floors are estimated.
+    """How errors and noise floors are estimated, and from how many frames.
 
     Attributes
     ----------
@@ -45,8 +47,7 @@ class Resampling:
     n_repeats : int
         Random splits per noise floor.
     max_frames : int or None
-        Frames kept of each set, evenly spaced along every replica, at least one of each; None
-        keeps all.
+        Frames kept of each set at most, every n-th of each replica; None keeps all.
     seed : int
         Seed of every generator.
     """
@@ -67,14 +68,12 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseFloor:
-    """What a metric gives for two disjoint sets of independent reference frames.
+    """What a metric gives for two independent sets of one distribution.
 
     Attributes
     ----------
-    mean : float
-        Mean over random splits.
-    spread : float
-        Standard deviation over splits: the scatter of one comparison of this size.
+    mean, spread : float
+        Mean and standard deviation: what one comparison of this size gives.
     n_reference, n_samples : int
         Frames on the reference side and on the side of the samples.
     """
@@ -83,69 +82,6 @@ class NoiseFloor:
     spread: float
     n_reference: int
     n_samples: int
-
-
-def population(inside: ArrayLike) -> Estimate:
-    """Fraction of frames in a state, with its standard error.
-
-    Parameters
-    ----------
-    inside : (frames,) or (replicas, frames) array_like of bool
-        Frames of one axis are taken to be independent; otherwise the error is that of the mean
-        over replicas. Where all units agree exactly (a basin never visited), the scatter says
-        nothing and the error is that of a Jeffreys posterior with units as trials, not zero.
-
-    Returns
-    -------
-    Estimate
-        Fraction from 0 to 1.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are fewer than two frames or replicas.
-    """
-    values = checked_array(inside, "inside", trailing=0)
-    n = _check_units(values)
-    fractions = values.reshape(n, -1).mean(axis=1)
-    mean = float(fractions.mean())
-    if np.ptp(fractions) > 0:
-        return Estimate(mean, float(fractions.std(ddof=1)) / math.sqrt(n))
-    hits, misses = mean * n + 0.5, (1 - mean) * n + 0.5
-    return Estimate(mean, math.sqrt(hits * misses / (n + 2)) / (n + 1))
-
-
-def split_blocks(trajectory: ArrayLike, *, n_blocks: int) -> FloatArray:
-    """Cut trajectories into contiguous blocks, to be resampled like replicas.
-
-    The error is honest only if a block is longer than the slowest relaxation.
-
-    Parameters
-    ----------
-    trajectory : (frames, values) or (replicas, frames, values) array_like
-        Frames in the order of time.
-    n_blocks : int
-        Blocks per replica. Up to ``n_blocks - 1`` frames at the start are dropped so that blocks
-        have equal length.
-
-    Returns
-    -------
-    (replicas * n_blocks, frames // n_blocks, values) ndarray
-        Blocks.
-
-    Raises
-    ------
-    InvalidInputError
-        If the trajectory is empty or not finite, or has fewer frames than blocks.
-    """
-    values = checked_array(trajectory, "trajectory", trailing=1)
-    replicas = values if values.ndim == 3 else values[None]
-    n_frames = replicas.shape[1]
-    if not 1 <= n_blocks <= n_frames:
-        raise InvalidInputError(f"n_blocks is {n_blocks}; it must lie in 1..{n_frames} (frames)")
-    length = n_frames // n_blocks
-    kept = replicas[:, n_frames - n_blocks * length :]
-    return kept.reshape(-1, length, values.shape[-1])
 
 
 def bootstrap(
@@ -161,9 +97,8 @@ def bootstrap(
     ----------
     statistic : callable
         Maps an array of the shape of ``samples`` to a number.
-    samples : (frames, values) or (replicas, frames, values) array_like
-        Independent frames, or replicas (or blocks, see :func:`split_blocks`) whose frames are
-        correlated and therefore stay together.
+    samples : (frames, values) or (units, frames, values) array_like
+        Independent frames, or units whose frames are correlated and therefore stay together.
     n_resamples : int
         Number of resamples.
     seed : int
@@ -182,7 +117,12 @@ def bootstrap(
         If the samples are empty or not finite, or there are fewer than two units or resamples.
     """
     values = checked_array(samples, "samples", trailing=1)
-    n = _check_units(values)
+    n = len(values)
+    if n < 2:
+        raise InvalidInputError(
+            f"{n} independent unit on the first axis (shape {values.shape}); an error needs at "
+            "least two. Cut a single trajectory into blocks"
+        )
     _check_count("n_resamples", n_resamples)
     generator = np.random.default_rng(seed)
     resampled = [statistic(values[generator.integers(n, size=n)]) for _ in range(n_resamples)]
@@ -218,11 +158,6 @@ def noise_floor(
     seed : int
         Seed of the generator.
 
-    Returns
-    -------
-    NoiseFloor
-        Mean, spread and sizes.
-
     Raises
     ------
     InvalidInputError
@@ -247,18 +182,8 @@ def noise_floor(
 def floor_sizes(n_pool: int, *, n_reference: int, n_samples: int) -> tuple[int, int]:
     """Return the sizes of the noise floor's subsets that come closest to those of a comparison.
 
-    Parameters
-    ----------
-    n_pool : int
-        Independent reference frames available.
-    n_reference, n_samples : int
-        Sizes of the comparison.
-
-    Returns
-    -------
-    (int, int)
-        Reference side and sample side: the sizes asked for if both fit; otherwise the samples keep
-        theirs up to half of the pool and the reference takes what is left.
+    Of ``n_pool`` independent reference frames: the sizes asked for if both fit; otherwise the
+    samples keep theirs up to half of the pool and the reference takes what is left.
     """
     if n_pool < 2:
         raise InvalidInputError(f"a noise floor needs two reference frames or more, got {n_pool}")
@@ -280,7 +205,7 @@ def metric_at_size(
 ) -> float:
     """Mean of a metric over random subsets of both sets, to set beside a noise floor of that size.
 
-    Parameters are those of :func:`noise_floor`; replicas are pooled. At full size it is the metric
+    Parameters are those of :func:`noise_floor`; units are pooled. At full size it is the metric
     itself.
 
     Raises
@@ -298,26 +223,14 @@ def metric_at_size(
         return metric(left, right)
     _check_count("n_repeats", n_repeats)
     generator = np.random.default_rng(seed)
-    return float(
-        np.mean(
-            [
-                metric(
-                    left[generator.permutation(len(left))[:n_reference]],
-                    right[generator.permutation(len(right))[:n_samples]],
-                )
-                for _ in range(n_repeats)
-            ]
+    values = []
+    for _ in range(n_repeats):
+        first, second = (
+            side[generator.permutation(len(side))[:n]]
+            for side, n in ((left, n_reference), (right, n_samples))
         )
-    )
-
-
-def _check_units(values: FloatArray) -> int:
-    if len(values) < 2:
-        raise InvalidInputError(
-            f"{len(values)} independent unit on the first axis (shape {values.shape}); an error "
-            "needs at least two. Cut a single trajectory with split_blocks()"
-        )
-    return len(values)
+        values.append(metric(first, second))
+    return float(np.mean(values))
 
 
 def _check_count(name: str, count: int) -> None:

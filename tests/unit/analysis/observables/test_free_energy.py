@@ -85,13 +85,6 @@ class TestAngles:
         expected = [0.0, 3.5 - 2 * math.pi, 2 * math.pi - 3.5, 1.0]
         np.testing.assert_allclose(wrapped, expected, atol=1e-12)
 
-    def test_degrees(self):
-        surface = dihedral_free_energy_2d([[0.1, 0.2]], bins=4).in_degrees()
-        np.testing.assert_allclose(surface.x_edges, [-180, -90, 0, 90, 180])
-        np.testing.assert_allclose(surface.y_edges, [-180, -90, 0, 90, 180])
-        profile = dihedral_free_energy_1d([0.1], bins=2).in_degrees()
-        np.testing.assert_allclose(profile.edges, [-180, 0, 180])
-
 
 @pytest.mark.parametrize(
     ("samples", "complaint"),

@@ -1,17 +1,16 @@
 import dataclasses
-import math
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import pytest
 
+from openmm_scoremd.analysis.observables.groups import molecular_groups
 from openmm_scoremd.analysis.observables.internal_coordinates import (
     angle_triples,
     backbone_dihedrals,
-    bond_angles,
-    bond_labels,
     bond_lengths,
+    bonded_quadruples,
     phi_psi,
     phi_psi_labels,
 )
@@ -139,31 +138,34 @@ class TestAgainstMDTraj:
         positions = trajectory.xyz[:, BEADS]
         lengths = mdtraj.compute_distances(trajectory, [[4, 6], [6, 8], [8, 14], [14, 16]])
         np.testing.assert_allclose(bond_lengths(positions, DIPEPTIDE), lengths, rtol=1e-5)
+        groups = {group.key: group for group in molecular_groups(DIPEPTIDE)}
+        assert groups["angles"].labels == ("C1–N2–CA2", "N2–CA2–C2", "CA2–C2–N3")
         angles = mdtraj.compute_angles(trajectory, [[4, 6, 8], [6, 8, 14], [8, 14, 16]])
-        np.testing.assert_allclose(bond_angles(positions, DIPEPTIDE), angles, atol=1e-4)
+        found = np.radians(groups["angles"].values(positions))
+        np.testing.assert_allclose(found, angles, atol=1e-4)
 
 
 class TestShapes:
     def test_replicas_keep_their_axis(self):
         positions = np.random.default_rng(0).normal(size=(3, 4, 5, 3))
-        for observable in (phi_psi, bond_lengths, bond_angles):
+        for observable in (phi_psi, bond_lengths):
             values = observable(positions, DIPEPTIDE)
             assert values.shape[:2] == (3, 4)
             np.testing.assert_array_equal(values[2], observable(positions[2], DIPEPTIDE))
 
-    def test_labels_and_triples(self):
-        assert bond_labels(DIPEPTIDE) == ("C1-N2", "N2-CA2", "CA2-C2", "C2-N3")
+    def test_triples_and_quadruples(self):
         assert angle_triples(DIPEPTIDE).tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+        assert bonded_quadruples(DIPEPTIDE).tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+        ring = make_topology([(f"B{i}", "X", 1) for i in range(3)], [(0, 1), (1, 2), (0, 2)])
+        assert bonded_quadruples(ring).shape == (0, 4)
 
     def test_angles_at_a_branch(self):
         topology = make_topology([(f"B{i}", "X", 1) for i in range(4)], [(0, 1), (1, 2), (1, 3)])
         assert angle_triples(topology).tolist() == [[0, 1, 2], [0, 1, 3], [2, 1, 3]]
-        right_angles = np.array([[[1, 0, 0], [0, 0, 0], [0, 2, 0], [0, 0, 3.0]]])
-        np.testing.assert_allclose(bond_angles(right_angles, topology), math.pi / 2)
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("observable", [phi_psi, bond_lengths, bond_angles])
+    @pytest.mark.parametrize("observable", [phi_psi, bond_lengths])
     @pytest.mark.parametrize(
         ("positions", "complaint"),
         [
@@ -177,7 +179,7 @@ class TestBadInput:
         with pytest.raises(InvalidInputError, match=complaint):
             observable(positions, DIPEPTIDE)
 
-    @pytest.mark.parametrize("observable", [phi_psi, bond_lengths, bond_angles])
+    @pytest.mark.parametrize("observable", [phi_psi, bond_lengths])
     def test_nan_names_the_frame(self, observable):
         positions = np.random.default_rng(0).normal(size=(2, 6, 5, 3))
         positions[1, 4, 2, 0] = np.nan
@@ -189,5 +191,4 @@ class TestBadInput:
         positions, topology = np.zeros((2, 5, 3)), without_bonds(DIPEPTIDE)
         with pytest.raises(InvalidInputError, match="no bonds"):
             bond_lengths(positions, topology)
-        with pytest.raises(InvalidInputError, match="share a bead"):
-            bond_angles(positions, topology)
+        assert angle_triples(topology).shape == (0, 3)

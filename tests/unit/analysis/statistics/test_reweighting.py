@@ -72,9 +72,54 @@ def test_errors_are_those_of_repetitions():
 
 
 def test_runs_that_do_not_reach_the_target_are_told(caplog):
-    _, energies = well(0.01, 200)
-    reweight([energies], [0.01], temperature=300.0, target=2.0)
-    assert "of 200 frames count for factor 2" in caplog.text
+    _, energies = well(0.1, 200)
+    reweight([energies], [0.1], temperature=300.0, target=1.0)
+    assert "of 200 frames count for factor 1" in caplog.text
+
+
+class TestOverlap:
+    """A harmonic molecule: U is gamma-distributed, F = degrees / 2 ln(factor)."""
+
+    DEGREES = 12
+
+    def runs(self, scales, n=1000):
+        random = np.random.default_rng(0)
+        return [random.gamma(self.DEGREES / 2, KT / scale, size=n) for scale in scales]
+
+    def test_runs_with_enough(self, caplog):
+        found = reweight(self.runs((1.0, 0.5)), (1.0, 0.5), temperature=300.0)
+        expected = self.DEGREES / 2 * np.log([1.0, 0.5])
+        np.testing.assert_allclose(found.free_energies, expected, atol=4 * found.errors.max())
+        assert caplog.text == ""
+
+    def test_runs_without(self):
+        # pymbar says 0 and -58 with errors of zero; -27.6 is true.
+        with pytest.raises(InvalidInputError, match=r"factors 1 and at 0\.01 have no frames in"):
+            reweight(self.runs((1.0, 0.01)), (1.0, 0.01), temperature=300.0)
+        # Two groups that each hold together.
+        scales = (1.0, 0.01, 0.7, 0.007)
+        with pytest.raises(InvalidInputError, match=r"factors 1, 0\.7 and at 0\.01, 0\.007 have"):
+            reweight(self.runs(scales), scales, temperature=300.0)
+        far = [np.random.default_rng(0).normal(energy, 1.0, 500) for energy in (-1e3, 1e3)]
+        with pytest.raises(InvalidInputError, match="no frames in common"):
+            reweight(far, (1.0, 0.1), temperature=300.0)
+
+    def test_a_run_in_between_links_them(self, caplog):
+        scales = (1.0, 0.3, 0.1, 0.03, 0.01)
+        found = reweight(self.runs(scales), scales, temperature=300.0)
+        expected = self.DEGREES / 2 * np.log(scales)
+        np.testing.assert_allclose(found.free_energies, expected, atol=4 * found.errors.max())
+        assert caplog.text == ""
+
+    def test_runs_with_few_are_told(self, caplog):
+        found = reweight(self.runs((1.0, 0.1)), (1.0, 0.1), temperature=300.0)
+        assert "fewer than 10 frames in common" in caplog.text
+        expected = self.DEGREES / 2 * np.log(0.1)
+        assert found.free_energies[1] == pytest.approx(expected, abs=4 * found.errors[1])
+
+    def test_target_without(self):
+        with pytest.raises(InvalidInputError, match="one of 1000 frames rules the average"):
+            reweight(self.runs((0.01,)), (0.01,), temperature=300.0)
 
 
 def test_correlated_series_are_thinned():

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from openmm_scoremd.analysis.statistics.two_sample import UnitFractions, family_wise_test
+from openmm_scoremd.analysis.statistics import two_sample
+from openmm_scoremd.analysis.statistics.fractions import UnitFractions
+from openmm_scoremd.analysis.statistics.two_sample import family_wise_test
 from openmm_scoremd.errors import InvalidInputError
 
 
@@ -25,32 +28,6 @@ def two_state(rng, units, frames, p, *, features, rate):
         state = state ^ leave
         inside[:, frame] = state
     return fractions(inside)
-
-
-class TestDesignEffect:
-    def test_of_independent_frames(self):
-        found = independent(np.random.default_rng(0), 2000, 30, np.array([0.3, 0.5]))
-        np.testing.assert_allclose(found.design_effect(), 1.0, atol=0.1)
-        np.testing.assert_allclose(found.effective_frames, 60_000, rtol=0.1)
-
-    def test_of_units_that_never_change(self):
-        inside = np.arange(40)[:, None, None] < 12
-        found = fractions(np.broadcast_to(inside, (40, 25, 1)))
-        assert found.mean == 0.3
-        np.testing.assert_allclose(found.effective_frames, 40, rtol=0.03)
-
-    def test_of_pairs_of_equal_frames(self):
-        inside = np.random.default_rng(0).random((2000, 15, 1)) < 0.4
-        found = fractions(np.repeat(inside, 2, axis=1))
-        np.testing.assert_allclose(found.design_effect(), 2.0, atol=0.15)
-
-    def test_state_never_visited_counts_units_not_frames(self):
-        assert fractions(np.zeros((20, 500, 1), dtype=bool)).effective_frames == 20
-
-    def test_scatter_of_a_state_that_few_units_visited_is_not_believed(self):
-        inside = np.zeros((100, 200, 1), dtype=bool)
-        inside[:3, 50:54] = True  # by the scatter alone: 5,000 effective frames
-        assert fractions(inside).effective_frames == 100
 
 
 class TestFalseAlarms:
@@ -109,6 +86,15 @@ class TestRareStates:
         assert found.standard_error[0] == pytest.approx(0.06, rel=0.05)
 
 
+def test_numbers_of_visits_are_judged_as_scipy_does():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        table = rng.integers(0, rng.integers(1, 60), size=(2, 2))
+        table[:, 1] += 1
+        expected = stats.fisher_exact(table).pvalue
+        assert two_sample._fisher_exact(table) == pytest.approx(expected, rel=1e-6)
+
+
 def test_regions_that_are_all_or_nothing_are_not_judged():
     same = fractions(np.stack([np.zeros((10, 5)), np.ones((10, 5))], axis=-1).astype(bool))
     found = family_wise_test(same, same, seed=0)
@@ -117,8 +103,6 @@ def test_regions_that_are_all_or_nothing_are_not_judged():
 
 
 def test_impossible_input():
-    with pytest.raises(InvalidInputError, match="at least two units"):
-        UnitFractions(np.zeros((1, 3)), np.array([5, 5, 5]))
     two, three = (UnitFractions(np.zeros((4, n)), np.full(n, 5)) for n in (2, 3))
     with pytest.raises(InvalidInputError, match="2 features are compared with 3"):
         family_wise_test(two, three, seed=0)

@@ -10,8 +10,6 @@ from openmm_scoremd.analysis.statistics.uncertainty import (
     floor_sizes,
     metric_at_size,
     noise_floor,
-    population,
-    split_blocks,
 )
 from openmm_scoremd.errors import InvalidInputError
 
@@ -55,7 +53,7 @@ class TestBootstrap:
         assert 0.8 < np.mean(errors) / scatter < 1.7
 
     def test_a_single_replica_has_no_error(self):
-        with pytest.raises(InvalidInputError, match="split_blocks"):
+        with pytest.raises(InvalidInputError, match="into blocks"):
             bootstrap(mean, np.zeros((1, 10, 2)), n_resamples=10, seed=0)
 
     def test_too_few_resamples(self):
@@ -67,49 +65,6 @@ class TestBootstrap:
         samples[7, 1] = np.nan
         with pytest.raises(InvalidInputError, match="frame 7"):
             bootstrap(mean, samples, n_resamples=10, seed=0)
-
-
-class TestPopulation:
-    def test_independent_frames_are_binomial(self):
-        result = population([True] * 20 + [False] * 80)
-        assert result.value == 0.2
-        assert result.error == pytest.approx(math.sqrt(0.2 * 0.8 / 99))
-
-    def test_replicas(self):
-        inside = np.array([[True] * 4, [False] * 4, [True, True, False, False]])
-        result = population(inside)
-        assert result.value == 0.5
-        assert result.error == pytest.approx(0.5 / math.sqrt(3))
-
-    def test_a_basin_never_visited_has_an_error(self):
-        frames = population(np.zeros(100, dtype=bool))
-        replicas = population(np.zeros((10, 1000), dtype=bool))
-        assert frames.value == replicas.value == 0
-        # Standard deviation of Beta(1/2, n + 1/2): replicas count, not their frames.
-        for result, n in ((frames, 100), (replicas, 10)):
-            a, b = 0.5, n + 0.5
-            expected = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)))
-            assert result.error == pytest.approx(expected)
-
-    def test_one_unit(self):
-        with pytest.raises(InvalidInputError, match="at least two"):
-            population(np.array([[True, False]]))
-
-
-class TestBlocks:
-    def test_single_trajectory(self):
-        blocks = split_blocks(np.arange(11.0)[:, None], n_blocks=3)
-        assert blocks[..., 0].tolist() == [[2, 3, 4], [5, 6, 7], [8, 9, 10]]
-
-    def test_blocks_do_not_cross_replicas(self):
-        values = np.arange(12.0).reshape(2, 6, 1)
-        blocks = split_blocks(values, n_blocks=2)
-        assert blocks[..., 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
-
-    @pytest.mark.parametrize("n_blocks", [0, 12])
-    def test_impossible(self, n_blocks):
-        with pytest.raises(InvalidInputError, match=r"1\.\.11"):
-            split_blocks(np.zeros((11, 1)), n_blocks=n_blocks)
 
 
 class TestNoiseFloor:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from openmm_scoremd.analysis.report.training_log import LossCurve, read_loss_csv
+from openmm_scoremd.analysis.report.curves import LossCurve, read_loss_csv
 from openmm_scoremd.errors import InvalidInputError
 
 HEADER = "step,epoch,loss,learning_rate,samples_per_second\n"

@@ -1,4 +1,4 @@
-"""The CSV log of a training run."""
+"""Curves that pictures are made of: the log of a training, Fokker-Planck errors of a model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,52 @@ import csv
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from openmm_scoremd._files.plain_json import without_nan
 from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.errors import InvalidInputError
 
-__all__ = ["LossCurve", "read_loss_csv"]
+__all__ = ["FokkerPlanckError", "LossCurve", "read_loss_csv"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FokkerPlanckError:
+    """Errors over diffusion time; NaN where no conservative network serves a time.
+
+    Attributes
+    ----------
+    t : (times,) ndarray
+        Diffusion times.
+    n_frames : int
+        Frames at each time.
+    mean_absolute : (times,) ndarray
+        Mean of ``|R| / D``.
+    mean_absolute_error : (times,) ndarray
+        Its standard error.
+    centred : (times,) ndarray
+        Mean of ``|R - median R| / D``.
+    centred_error : (times,) ndarray
+        Its standard error.
+    standard_deviation : (times,) ndarray
+        Of ``R / D`` over frames; unlike ``centred``, a few frames can rule it.
+    """
+
+    t: FloatArray
+    n_frames: int
+    mean_absolute: FloatArray
+    mean_absolute_error: FloatArray
+    centred: FloatArray
+    centred_error: FloatArray
+    standard_deviation: FloatArray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return lists for JSON, with None for NaN."""
+        columns = {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        plain: dict[str, Any] = without_nan(columns)
+        return plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +85,8 @@ class LossCurve:
         if not 1 <= window <= len(self.steps):
             raise InvalidInputError(f"window is {window}; it must lie in 1..{len(self.steps)}")
         mean = np.full(window, 1.0 / window)
-        return LossCurve(
-            *(
-                np.convolve(column, mean, mode="valid")
-                for column in (self.steps, self.losses, self.learning_rates)
-            )
-        )
+        columns = (self.steps, self.losses, self.learning_rates)
+        return LossCurve(*(np.convolve(column, mean, mode="valid") for column in columns))
 
 
 def read_loss_csv(path: str | os.PathLike[str]) -> LossCurve:
@@ -62,11 +97,6 @@ def read_loss_csv(path: str | os.PathLike[str]) -> LossCurve:
     path : path-like
         File with columns ``step``, ``loss`` and ``learning_rate`` (others are ignored). A last line
         without an end, as of a run that still writes, is ignored too.
-
-    Returns
-    -------
-    LossCurve
-        The columns.
 
     Raises
     ------
