@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd.cli.progress import progress_bar, signals_held_back
+from openmm_scoremd.cli.progress import progress_bar
+from openmm_scoremd.cli.signals import signals_held_back
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     FAILURES,

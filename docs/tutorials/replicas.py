@@ -27,7 +27,7 @@ from openmm_scoremd.trajectories.reading import load_replicas
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = bool(os.environ.get("SMOKE_TEST"))
 REPLICAS, STEPS, INTERVAL = (2, 40, 10) if SHORT else (8, 2_000, 10)
-BACKEND = "auto" if SHORT else "compiled"
+BACKEND = "auto" if SHORT else "kernel"
 
 parser = argparse.ArgumentParser(description="Replicas, restarts, guards and biases.")
 parser.add_argument("--output", type=Path, default=Path("runs/tutorials/replicas"))

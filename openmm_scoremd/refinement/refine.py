@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
@@ -36,10 +36,14 @@ from openmm_scoremd.errors import (
 )
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
 from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import network_at
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights, save_weights
+from openmm_scoremd.models.weights import (
+    TrainedModel,
+    WeightsDescription,
+    load_weights,
+    save_weights,
+)
 from openmm_scoremd.refinement.energy_fit import (
     EnergyFit,
     FitReport,
@@ -86,7 +90,7 @@ class RefinementSettings:
         Time step.
     friction : float, 1/ps
         Friction.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
         Force class.
     regions : int
         Regions of shape whose populations are compared.
@@ -292,9 +296,8 @@ class _Refinement:
         rng = np.random.default_rng(self.settings.seed)
         weights = spreading_weights(self.dataset.positions)
         chosen = rng.choice(self.dataset.n_frames, self.settings.replicas, p=weights)
-        frames = np.zeros((len(chosen), self.dataset.n_beads, 3))
-        frames[..., : self.dataset.n_dims] = self.dataset.positions[chosen]
-        return frames
+        frames = torch.from_numpy(self.dataset.positions[chosen]).double()
+        return np.asarray(self.trained.description.padded(frames))
 
     def _fit(
         self,
@@ -304,7 +307,7 @@ class _Refinement:
         progress: Callable[[float], None],
     ) -> tuple[FitReport, SimulatedFrames]:
         """Change the network of ``trained``; return what it was simulated to do, too."""
-        description, scale = trained.description, trained.description.scale
+        description = trained.description
         network = _network(trained)
         fit = EnergyFit(
             network,
@@ -315,29 +318,31 @@ class _Refinement:
             settings=self.settings.fit,
             seed=self._seed(number),
         )
-        positions = self._used(frames, centred=network.translation_invariant)
+        x = description.to_network(self._used(frames))
+        positions = description.to_nanometers(x)[..., : description.n_dims].numpy()
         region = region_of_nearest(positions, reference=self.dataset.positions, region=self.region)
-        standardised = _standardised(positions, scale)
+        standardised = x.float()
         simulated = SimulatedFrames(
             standardised, torch.from_numpy(region), fit.energies(standardised)
         )
         earlier = [load_simulated(self.folder, i) for i in range(number)]
         pooled = fit.pooled(earlier, simulated)
-        data = Frames(_standardised(self.dataset.positions, scale), torch.from_numpy(self.region))
+        data = Frames(
+            description.to_network(self.dataset.positions).float(), torch.from_numpy(self.region)
+        )
         network.requires_grad_(True)
         report = fit.run(data, pooled, progress=lambda done, total: progress(done / total))
         return report, simulated
 
-    def _used(self, frames: WatchedFrames, *, centred: bool) -> FloatArray:
-        """Return the frames of a round that count, shape (frames, N, D)."""
+    def _used(self, frames: WatchedFrames) -> FloatArray:
+        """Return the frames of a round that count, shape (frames, N, 3)."""
         usable = frames.usable(self.settings.frames_discarded)
         if not usable.any():
             raise NumericalError(
                 f"{len(frames.breaks.restarts)} restarts left no frame of a round; use a shorter "
                 "time step, or train the network better first"
             )
-        used = frames.positions[usable][..., : self.dataset.n_dims]
-        return used - used.mean(axis=1, keepdims=True) if centred else used
+        return frames.positions[usable]
 
     def _finish_round(self, trained: TrainedModel, report: FitReport, seconds: float) -> None:
         number = len(self.rounds)
@@ -374,7 +379,7 @@ class _Refinement:
         return path
 
 
-def _training_frames(description: ModelDescription, path: Path) -> CGDataset:
+def _training_frames(description: WeightsDescription, path: Path) -> CGDataset:
     """Return the frames that training saw."""
     dataset = load_dataset(path)
     if sha256_of_file(path) != description.dataset_sha256:
@@ -386,7 +391,7 @@ def _training_frames(description: ModelDescription, path: Path) -> CGDataset:
     return dataset.subset(np.sort(training))
 
 
-def _augmentation(description: ModelDescription) -> Literal["rotation", "none"]:
+def _augmentation(description: WeightsDescription) -> Literal["rotation", "none"]:
     return (
         "none" if description.training["config"]["data"]["augmentation"] == "none" else "rotation"
     )
@@ -397,7 +402,7 @@ def _network(trained: TrainedModel) -> EnergyModel:
     return require_energy_model(network_at(trained.model, FORCE_TIME))
 
 
-def _times(description: ModelDescription, network: EnergyModel) -> Callable[[Tensor], Tensor]:
+def _times(description: WeightsDescription, network: EnergyModel) -> Callable[[Tensor], Tensor]:
     """Return how diffusion times of the network are drawn, as in its training."""
     shape, t_max = description.network, network.t_max
     if description.experts:
@@ -406,7 +411,3 @@ def _times(description: ModelDescription, network: EnergyModel) -> Callable[[Ten
     if shape.noise_floor is None:
         return UniformTimes(FORCE_TIME, t_max)
     return BalancedTimes(description.schedule, shape.noise_floor, FORCE_TIME, t_max)
-
-
-def _standardised(positions: NDArray[np.floating], scale: float) -> Tensor:
-    return torch.from_numpy(np.asarray(positions / scale, dtype=np.float32))

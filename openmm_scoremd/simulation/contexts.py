@@ -12,6 +12,7 @@ import openmm
 import openmm.app as app
 
 from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.forces.molecules import pass_over_molecules
 from openmm_scoremd.units import FloatOrQuantity, to_picoseconds
 
 #: What OpenMM says of an exception without a message: raised by a signal, and raised by hand.
@@ -125,6 +126,7 @@ def make_simulation(
     InvalidInputError
         If the platform cannot be used.
     """
+    pass_over_molecules(system, integrator)
     NoiseStream.put_aside()
     try:
         return app.Simulation(topology, system, integrator, platform)

@@ -74,9 +74,9 @@ class ExactJumps:
         self._calls += 1
         frames, new_density = self._density.sample(simulation.replicas, seed=draws)
         centres = positions.mean(axis=1, keepdims=True)
-        molecule = simulation.model.metadata.is_molecule
+        movable = simulation.model.metadata.translation_invariant
         drawn = np.isfinite(new_density) & np.isfinite(frames).all(axis=(1, 2))
-        frames = np.where(drawn[:, None, None], frames + centres * molecule, positions)
+        frames = np.where(drawn[:, None, None], frames + centres * movable, positions)
         old_density = self._density.log_density(positions)
         change = simulation.model_energies(frames) - simulation.model_energies(positions)
         # From minus infinity, where no frame can be drawn, there is no way out: NaN, too, is less.

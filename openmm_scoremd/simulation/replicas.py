@@ -73,8 +73,10 @@ class ReplicaSimulation:
         In ps.
     platform : str, optional
         OpenMM platform; see :func:`~.platforms.choose_platform` for the default.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class.
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
+        Who evaluates the model.
+    device : str, optional
+        PythonForce only: where the model runs, "cpu" also beside a GPU.
     prepare_system : callable, optional
         ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the
         range of particles of replica ``r``. Forces that PLUMED or a metadynamics brings have to be
@@ -127,6 +129,7 @@ class ReplicaSimulation:
         timestep: FloatOrQuantity = 0.002,
         platform: str | None = None,
         backend: Backend = "auto",
+        device: str | None = None,
         prepare_system: PrepareSystem | None = None,
         potential_scale: float | None = None,
         diffusion_time: float | None = None,
@@ -142,7 +145,7 @@ class ReplicaSimulation:
         if diffusion_time is not None:
             self._adjustable = "scale-and-time"
         system = model.create_system(
-            replicas=self.replicas, backend=backend, adjustable=self._adjustable
+            replicas=self.replicas, backend=backend, device=device, adjustable=self._adjustable
         )
         self.added_forces_sha256 = _prepared(system, prepare_system, self.replicas, model.n_beads)
         integrator = langevin_integrator(self.temperature, friction, timestep, self._next_seed())
@@ -332,7 +335,8 @@ class ReplicaSimulation:
             If a file exists already or the interval is not positive.
         """
         paths = replica_paths(folder, self.replicas)
-        centring: Centring = "replica" if self.model.metadata.is_molecule else "none"
+        movable = self.model.metadata.translation_invariant
+        centring: Centring = "replica" if movable else "none"
         reporter = ReplicaDCDReporter(
             paths, interval, topology=self.model.bead_topology, centring=centring
         )

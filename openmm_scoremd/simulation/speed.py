@@ -14,10 +14,11 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_scoremd._files.atomic import package_versions, write_json
-from openmm_scoremd.artifact.metadata import read_archive
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.forces.create import Backend, available_backends
+from openmm_scoremd.forces.create import available_backends
+from openmm_scoremd.forces.options import Backend
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.contexts import interruptible
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -170,7 +171,7 @@ def measure_speeds(
         raise InvalidInputError("replicas is empty; give at least one number")
     for count in replicas:
         whole_number("replicas", count, 1)
-    backends = available_backends(read_archive(model.path, sha256=model.sha256))
+    backends = available_backends(model)
     names = usable_platforms() if platforms is None else list(platforms)
     timings = [
         _timing(model, backend, name, count, sample_time)

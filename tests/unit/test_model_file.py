@@ -225,7 +225,7 @@ def test_the_sampler_works_in_the_precision_and_with_the_schedule_of_the_model(
         return torch.zeros(shape, dtype=dtype)
 
     monkeypatch.setitem(reverse_diffusion._SOLVERS, "dpm-solver", record)
-    toy = make_toy(dtype=dtype, schedule=(0.2, 15.0), t_min=1e-3)
+    toy = make_toy(dtype=dtype, schedule=VPSchedule(0.2, 15.0), t_min=1e-3)
     ScoreModelFile(toy.path).sample(1, seed=0)
     assert given == {"schedule": VPSchedule(0.2, 15.0), "dtype": dtype, "t_min": 1e-3}
 
@@ -267,10 +267,11 @@ def test_file_that_fails_its_self_test(make_toy, make_metadata):
 def test_module_that_raises_fails_its_self_test(make_toy, monkeypatch):
     toy = make_toy()
 
-    def broken(*_args):
-        raise RuntimeError("shapes")
+    class Broken:
+        def energies_and_forces(self, _positions):
+            raise RuntimeError("shapes")
 
-    monkeypatch.setattr("openmm_scoremd.model_file.energy_and_forces", broken)
+    monkeypatch.setattr("openmm_scoremd.artifact.loaded.with_contract", lambda *_args: Broken())
     with pytest.raises(ModelFileError, match="fails on its self-test frames: shapes"):
         ScoreModelFile(toy.path)
 

@@ -1,4 +1,4 @@
-"""A folded graph transformer of a model file, evaluated by the C++ kernel."""
+"""Networks of model files, evaluated by C++ kernels: the contract, and graph transformers."""
 
 from __future__ import annotations
 
@@ -43,38 +43,36 @@ class Unit:
     energy: float
 
 
-class NativeNetwork:
-    """Energies and forces of many replicas of one molecule, from the C++ kernel.
+class KernelNetwork:
+    """Energies and forces of many replicas of one molecule, from a C++ kernel.
 
     Parameters
     ----------
-    buffers : mapping of str to Tensor
-        Buffers of a folded graph transformer, by their names in the model file.
-    heads : int
-        Its number of heads.
+    name : str
+        Which kernel.
+    sizes : tuple of int
+        What its source calls sizes.
+    tensors : list of Tensor
+        Its constants in order, of the dtype of the last; they are copied.
+    n_beads : int
+        Beads of one replica.
     unit : Unit
         Units of positions and energies.
 
     Raises
     ------
-    InvalidInputError
-        If the buffers are not those of a folded graph transformer.
     MissingDependencyError
         If the kernel cannot be compiled.
     MemoryError
         If memory is short.
     """
 
-    def __init__(self, buffers: Mapping[str, Tensor], *, heads: int, unit: Unit) -> None:
-        names, layers = _tensor_names(buffers)
-        tensors = [buffers[name].detach().cpu().contiguous() for name in names]
-        nodes = buffers["first_attention.nodes"]
-        self.n_beads = len(nodes)
+    def __init__(
+        self, name: str, sizes: tuple[int, ...], tensors: list[Tensor], *, n_beads: int, unit: Unit
+    ) -> None:
+        self.n_beads = n_beads
         self._unit = unit
-        key_value = buffers.get("attentions.0.key_value")
-        head_width = 0 if key_value is None else len(key_value) // (2 * heads)
-        sizes = (self.n_beads, nodes.shape[1], heads, head_width, layers, ROWS_PER_BLOCK)
-        self._functions = _Functions(load_library(), nodes.dtype)
+        self._functions = _Functions(load_library(name), tensors[-1].dtype)
         self._handle = self._functions.create(sizes, tensors)
         # One workspace: calls from several threads take turns.
         self._lock = threading.Lock()
@@ -119,6 +117,38 @@ class NativeNetwork:
         if failed:
             raise _out_of_memory()
         return energies, forces
+
+
+class NativeNetwork(KernelNetwork):
+    """A graph transformer.
+
+    Parameters
+    ----------
+    buffers : mapping of str to Tensor
+        Buffers of a folded graph transformer, by their names in the model file.
+    heads : int
+        Its number of heads.
+    unit : Unit
+        Units of positions and energies.
+
+    Raises
+    ------
+    InvalidInputError
+        If the buffers are not those of a folded graph transformer.
+    MissingDependencyError
+        If the kernel cannot be compiled.
+    MemoryError
+        If memory is short.
+    """
+
+    def __init__(self, buffers: Mapping[str, Tensor], *, heads: int, unit: Unit) -> None:
+        names, layers = _tensor_names(buffers)
+        tensors = [buffers[name].detach().cpu().contiguous() for name in names]
+        nodes = buffers["first_attention.nodes"]
+        key_value = buffers.get("attentions.0.key_value")
+        head_width = 0 if key_value is None else len(key_value) // (2 * heads)
+        sizes = (len(nodes), nodes.shape[1], heads, head_width, layers, ROWS_PER_BLOCK)
+        super().__init__("graph_transformer", sizes, tensors, n_beads=len(nodes), unit=unit)
 
 
 class _Functions:
@@ -171,5 +201,5 @@ def _tensor_names(buffers: Mapping[str, Tensor]) -> tuple[list[str], int]:
 
 def _out_of_memory() -> MemoryError:
     return MemoryError(
-        "not enough memory for the compiled kernel; use fewer replicas or another backend"
+        "not enough memory for the C++ kernel; use fewer replicas or another backend"
     )

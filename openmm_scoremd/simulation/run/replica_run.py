@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.platforms import available_platform
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
@@ -101,7 +101,11 @@ class ReplicaRun:
         self.guard, self.breaks = guard, breaks
         metadata = simulation.model.metadata
         self._recorder = Recorder(
-            folder, settings, metadata.topology, centred=metadata.is_molecule, breaks=breaks
+            folder,
+            settings,
+            metadata.topology,
+            centred=metadata.translation_invariant,
+            breaks=breaks,
         )
         self._restarts = Restarts(folder, simulation, settings, guard, breaks)
         self._stepper = Stepper(simulation, settings, self._recorder, self._restarts)

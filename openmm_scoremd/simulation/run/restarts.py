@@ -283,7 +283,7 @@ class Restarts:
         """Return a frame where the replica was: forces that were added may depend on the place."""
         if not self._simulation.added_forces_sha256:
             return frame
-        if not self._simulation.model.metadata.is_molecule:
+        if not self._simulation.model.metadata.translation_invariant:
             return frame
         return np.asarray(kabsch_align(frame, self.good[0][replica]))
 

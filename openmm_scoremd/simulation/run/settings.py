@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
-from openmm_scoremd.model_file import Backend
+from openmm_scoremd.forces.options import Backend, checked_backend, checked_choice
 from openmm_scoremd.trajectories.formats import MOST_STEPS
 
 #: File format of trajectories: DCD keeps float32, XTC 0.001 nm (and all digits below 10 beads).
@@ -57,8 +57,10 @@ class RunSettings:
         be reweighted.
     platform : str, optional
         OpenMM platform; the one that fits if not given.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class.
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
+        Who evaluates the model.
+    device : str, optional
+        PythonForce only: where the model runs, "cpu" also beside a GPU.
     format : {"dcd", "xtc"}
         File format of trajectories.
     files : {"replica", "combined"}
@@ -93,6 +95,7 @@ class RunSettings:
     potential_scale: float = 1.0
     platform: str | None = None
     backend: Backend = "auto"
+    device: str | None = None
     format: TrajectoryFormat = "dcd"
     files: Layout = "replica"
     on_failure: OnFailure = "restart"
@@ -107,12 +110,9 @@ class RunSettings:
         for name, unit in _POSITIVE.items():
             if name != "temperature" or self.temperature is not None:
                 object.__setattr__(self, name, positive(name, getattr(self, name), unit))
+        object.__setattr__(self, "backend", checked_backend(self.backend))
         for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise InvalidInputError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of "
-                    f"{', '.join(get_args(kind))}"
-                )
+            checked_choice(name, getattr(self, name), get_args(kind))
         if self.interval > self.steps:
             raise InvalidInputError(
                 f"interval is {self.interval} and steps {self.steps}: there would be no frame"
@@ -148,6 +148,8 @@ class RunSettings:
         CheckpointError
             If entries are missing, unknown or out of range.
         """
+        if content.get("backend") == "compiled":  # its name in version 0.1
+            content = {**content, "backend": "kernel"}
         try:
             return cls(**{**content, "margin": float(content["margin"])})
         except (TypeError, ValueError, KeyError) as error:
@@ -281,7 +283,6 @@ _NUMBERS = (int, float, np.integer, np.floating)
 #: Numbers, and how their units look behind them.
 _POSITIVE = {"timestep": " ps", "friction": "/ps", "temperature": " K", "potential_scale": ""}
 _CHOICES: dict[str, Any] = {
-    "backend": Backend,
     "format": TrajectoryFormat,
     "files": Layout,
     "on_failure": OnFailure,

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
-from openmm_scoremd._files.atomic import atomic_path, package_versions, sha256_of_file
+from openmm_scoremd._files.atomic import atomic_path
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile, frames_in_nanometers
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
@@ -164,6 +165,7 @@ def make_simulation(
         timestep=settings.timestep,
         platform=settings.platform,
         backend=settings.backend,
+        device=settings.device,
         prepare_system=prepare_system,
         # Without the parameter a simulation is bit by bit what it was before there was one.
         potential_scale=None if settings.potential_scale == 1.0 else settings.potential_scale,

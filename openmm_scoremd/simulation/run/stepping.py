@@ -52,7 +52,7 @@ class Stepper:
         self._recorder, self._restarts = recorder, restarts
         self._recentres = settings.recentring == "on" or (
             settings.recentring == "auto"
-            and simulation.model.metadata.is_molecule
+            and simulation.model.metadata.translation_invariant
             and not simulation.added_forces_sha256
         )
         self._temperatures = np.zeros(settings.replicas)

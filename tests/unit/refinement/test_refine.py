@@ -6,6 +6,7 @@ One refinement of two rounds is made for all tests that only look at it.
 import dataclasses
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
 from openmm_scoremd.errors import (
     CheckpointError,
@@ -239,7 +240,8 @@ class TestRefine:
             ReplicaSimulation, "set_positions", lambda _self, frames: starts.append(frames)
         )
         monkeypatch.setattr(
-            "openmm_scoremd.refinement.refine.spreading_weights",
+            sys.modules[refine.__module__],
+            "spreading_weights",
             lambda positions: np.eye(len(positions))[7],
         )
 
@@ -311,7 +313,7 @@ class TestReplicasThatBreak:
                 raise error
             return simulate_in_memory(model, settings, start, **options)
 
-        monkeypatch.setattr("openmm_scoremd.refinement.refine.simulate_in_memory", fails)
+        monkeypatch.setattr(sys.modules[refine.__module__], "simulate_in_memory", fails)
         with pytest.raises(NumericalError, match="more often than they simulate"):
             refine(weights, data, tmp_path / "out", settings=SETTINGS)
         with pytest.raises(KeyboardInterrupt):

@@ -264,3 +264,31 @@ def test_parameters_that_are_not_there(two_wells):
         scaled.potential_scale = -1.0
     with pytest.raises(InvalidInputError, match="no energy at diffusion time 2"):
         _simulation(model, diffusion_time=2.0)
+
+
+def test_molecules_are_declared_and_cost_no_step(toy):
+    simulation = ReplicaSimulation(
+        ScoreModelFile(toy.path), replicas=3, platform="Reference", seed=1
+    )
+    context = simulation.simulation.context
+    assert [len(molecule) for molecule in context.getMolecules()] == [simulation.model.n_beads] * 3
+    springs = next(f for f in context.getSystem().getForces() if f.getName() == "Molecules")
+    groups = simulation.simulation.integrator.getIntegrationForceGroups()
+    assert not groups & (1 << springs.getForceGroup())
+
+
+def test_forces_in_the_group_of_the_molecules_act(toy):
+    def pull(system, replicas):
+        force = openmm.CustomExternalForce("100*z")
+        force.setForceGroup(31)
+        for particle in (bead for beads in replicas for bead in beads):
+            force.addParticle(particle)
+        system.addForce(force)
+
+    simulation = ReplicaSimulation(
+        ScoreModelFile(toy.path), replicas=2, platform="Reference", seed=1, prepare_system=pull
+    )
+    simulation.set_positions(simulation.model.sample(2, seed=1))
+    before = simulation.positions[..., 2].mean()
+    simulation.step(50)
+    assert simulation.positions[..., 2].mean() < before - 0.01

@@ -53,13 +53,13 @@ def test_table():
 def test_every_backend_and_platform_is_timed(toy):
     model = ScoreModelFile(toy.path)
     plan = measure_speeds(model, replicas=[1, 3], platforms=["Reference"], sample_time=0.0)
-    backends = available_backends(model._archive)
+    backends = available_backends(model)
     assert [(t.replicas, t.platform, t.backend) for t in plan.timings] == [
         (n, "Reference", backend) for n in (1, 3) for backend in backends
     ]
     assert all(timing.seconds > 0.0 for timing in plan.timings)
     assert "pythonforce" in backends
-    assert "compiled" not in backends  # the toy is no graph transformer
+    assert "kernel" not in backends  # the toy is no graph transformer
 
 
 def test_threads_of_the_process_stay_as_they_are(toy):

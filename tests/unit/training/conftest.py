@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.training.config import (
@@ -80,10 +81,10 @@ def make_config() -> Callable[..., TrainingConfig]:
 
     def make(dataset: Path, **changes) -> TrainingConfig:
         planar = dataset.stem == "planar"
-        kind = {"kind": "mlp", "widths": (8, 8)} if planar else {"width": 8}
+        sizes = {"hidden_dim": 8, "layers": 1, "heads": 2, "head_dim": 4}
         base = TrainingConfig(
             data=DataConfig(str(dataset), augmentation="none" if planar else "rotation"),
-            network=NetworkConfig(**kind, layers=1, heads=2, head_width=4),
+            network=MLPConfig(hidden_dims=(8, 8)) if planar else GraphTransformerConfig(**sizes),
             loss=LossConfig(weight_midpoint=0.5),
             optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
             hardware=HardwareConfig(accelerator="cpu", backend="eager"),

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.errors import CheckpointError
 from openmm_scoremd.simulation.run.folder import (
     Checkpoint,

@@ -262,7 +262,7 @@ class TestOtherEnsembles:
 def test_a_run_needs_its_model_file_no_more(start_run, pair, monkeypatch):
     loads = []
     monkeypatch.setattr(
-        "openmm_scoremd.model_file.load_archive",
+        "openmm_scoremd.artifact.loaded.load_archive",
         lambda *args, **options: loads.append(args) or load_archive(*args, **options),
     )
     with start_run("run", jump_interval=100) as run:

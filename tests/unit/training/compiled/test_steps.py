@@ -35,7 +35,7 @@ DOUBLE = {"hardware.precision": "64-true", "network.noise_floor": 0.05}
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    for module in ("objective", "steps"):
+    for module in ("objective", "compiled.steps"):
         monkeypatch.setattr(
             f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
         )
