@@ -21,8 +21,8 @@ import openmm
 from openmm_scoremd import ReplicaRun, RunSettings, ScoreModelFile
 from openmm_scoremd.geometry import dihedrals, distances
 from openmm_scoremd.simulation.replica_forces import replicated
-from openmm_scoremd.trajectories.segments import unbroken_segments
 from openmm_scoremd.trajectories.reading import load_replicas
+from openmm_scoremd.trajectories.segments import unbroken_segments
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = bool(os.environ.get("SMOKE_TEST"))
