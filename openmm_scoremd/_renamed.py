@@ -72,7 +72,6 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "models.exported": ("export.exported",),
     "models.factory": ("models.families", "models.config", "models.base"),
     "models.folded": ("models.graph_transformer.folded",),
-    "models.graph_transformer": ("models.graph_transformer.network",),
     "native": ("forces.kernel",),
     "native.build": ("forces.kernel.build",),
     "native.network": ("forces.kernel.network",),
