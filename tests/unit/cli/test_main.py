@@ -423,7 +423,10 @@ class TestRefused:
     def test_reference_of_another_molecule(self, scoremd, there, toy):
         done = scoremd("evaluate", toy.path, "beads.npz", "x")
         assert done.code == 2
-        assert "beads.npz is not of the molecule of toy.pt: there are 5 beads and not 4" in done.err
+        assert (
+            "the molecule of toy.pt is not that of beads.npz: there are 5 beads and not 4"
+            in done.err
+        )
 
     def test_simulation_of_another_molecule(self, scoremd, there, toy, tmp_path):
         options = ("--replicas", 2, "--steps", 2, "--interval", 1)
