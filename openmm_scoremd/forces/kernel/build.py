@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp", "invariant.cpp")
 
-_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi", "-fno-math-errno")
+_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
 #: Options from fast to modest; the first that the compiler takes are used.
 _OPTIONS: Final = (
     ("-O3", "-march=native", "-fopenmp"),
