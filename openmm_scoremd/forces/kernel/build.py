@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp", "invariant.cpp")
 
-_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi", "-fno-math-errno")
+_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
 #: GCC leaves multiply-adds apart in loops of one sum on some processors, and joins them in loops of
 #: several: replicas of an incomplete block would be rounded otherwise than those of a full one.
 _ALIKE: Final = "--param=avoid-fma-max-bits=0"
