@@ -158,7 +158,7 @@ class TestGoingOn:
         pull.addParticle(0, [])
         forces = {"prepare_system": replicated([pull])}
         settings = RunSettings(
-            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_scale=0.5
+            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_factor=0.5
         )
         folder = tmp_path / "run"
         with ReplicaRun.start(pair, folder, settings, start=chain(4, 2), **forces) as run:
@@ -171,7 +171,7 @@ class TestGoingOn:
             assert context.getPlatform().getName() == then
             assert context.getTime()._value == pytest.approx(0.08)
             assert (run.step, context.getParameter("strength")) == (40, 3.0)
-            assert run.simulation.potential_scale == 0.5
+            assert run.simulation.potential_factor == 0.5
             assert f"platform ({first}, now {then})" in caplog.text
             assert contents(folder) == before
             assert run.advance()
