@@ -7,16 +7,19 @@ the module. A module that kept its name, or became a package of it, calls :func:
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 PACKAGE: Final = "openmm_scoremd"
+
+Class = TypeVar("Class", bound=type)
 
 #: Modules of version 0.1, without the package's name, and where their content is.
 MODULES: Final[dict[str, tuple[str, ...]]] = {
@@ -182,6 +185,34 @@ def keep_old_names(module: str) -> None:
 
     # Type checkers are not to see it: any name would be right for them.
     vars(sys.modules[module])["__getattr__"] = find
+
+
+def keep_old_attribute(old: str, new: str) -> Callable[[Class], Class]:
+    """Let a class be made with an argument under its former name, and have that attribute."""
+
+    def keep(kind: Class) -> Class:
+        name, init = f"{kind.__name__}.{{}}", kind.__init__  # type: ignore[misc]
+
+        @functools.wraps(init)
+        def accept(self: Any, *given: Any, **named: Any) -> None:
+            if old in named:
+                _warn(name.format(old), name.format(new))
+                named[new] = named.pop(old)
+            init(self, *given, **named)
+
+        def get(self: Any) -> Any:
+            _warn(name.format(old), name.format(new))
+            return getattr(self, new)
+
+        def change(self: Any, value: Any) -> None:
+            _warn(name.format(old), name.format(new))
+            setattr(self, new, value)
+
+        for attribute, value in {"__init__": accept, old: property(get, change)}.items():
+            setattr(kind, attribute, value)
+        return kind
+
+    return keep
 
 
 def _short(name: str) -> str:

@@ -142,7 +142,7 @@ def evaluate(
     curve = None if weights is None else _fokker_planck(weights, model, known, seed=seed)
     header = ReportHeader(model.metadata.title, _about(model, reference, known, seed))
     write_report(folder, summary, header, fokker_planck=curve)
-    inputs = {"model": model.path, "reference": reference}
+    inputs: dict[str, Any] = {"model": model, "reference": reference}
     content = summary.to_dict()
     write_run_record(
         folder,

@@ -46,7 +46,7 @@ def exact_frames(n):
 @pytest.mark.parametrize("n_steps", [8, 20])
 def test_jumps_leave_the_distribution_as_it_is(model, n_steps):
     start = exact_frames(3000)
-    replicas = simulation(model, len(start), potential_scale=FACTOR)
+    replicas = simulation(model, len(start), potential_factor=FACTOR)
     replicas.set_positions(start)
     jumps = ExactJumps(replicas, ModelDensity(model, n_steps=n_steps), seed=1)
     jumped = jumps.jump()
@@ -61,7 +61,7 @@ def test_jumps_leave_the_distribution_as_it_is(model, n_steps):
 
 
 def test_jumps_alone_find_the_distribution(model):
-    replicas = simulation(model, 500, potential_scale=FACTOR)
+    replicas = simulation(model, 500, potential_factor=FACTOR)
     jumps = ExactJumps(replicas, ModelDensity(model, n_steps=8), seed=1)
     for _ in range(4):
         jumps.jump()
