@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd.analysis.reweighting import independent_frames, reweight
+from openmm_scoremd.analysis.statistics.reweighting import independent_frames, reweight
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 

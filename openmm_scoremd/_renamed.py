@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final
 
@@ -24,6 +25,29 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "_tensors": ("_files.tensors",),
     "adjustable": ("artifact.noise_levels",),
     "analysis._json": ("_files.plain_json",),
+    "analysis.agreement": ("analysis.comparison.pairs",),
+    "analysis.basins": ("analysis.observables.basins",),
+    "analysis.comparison": (
+        "analysis.comparison.measures", "analysis.comparison.metrics", "analysis.comparison.table",
+    ),
+    "analysis.features": ("analysis.comparison.features",),
+    "analysis.free_energy": ("analysis.observables.free_energy",),
+    "analysis.groups": ("analysis.observables.groups",),
+    "analysis.kinetics": ("analysis.statistics.kinetics",),
+    "analysis.metrics": ("analysis.comparison.metrics",),
+    "analysis.observables": ("analysis.observables.internal_coordinates",),
+    "analysis.page": ("analysis.report.page",),
+    "analysis.planes": ("analysis.comparison.planes",),
+    "analysis.plots": ("analysis.report.plots",),
+    "analysis.report": ("analysis.report.folder",),
+    "analysis.report_plots": ("analysis.report.plots",),
+    "analysis.reweighting": ("analysis.statistics.reweighting",),
+    "analysis.results": ("analysis.comparison.table",),
+    "analysis.samples": ("analysis.statistics.samples",),
+    "analysis.summary": ("analysis.comparison.summary", "analysis.comparison.pairs"),
+    "analysis.training_log": ("analysis.report.curves",),
+    "analysis.two_sample": ("analysis.statistics.two_sample",),
+    "analysis.uncertainty": ("analysis.statistics.uncertainty",),
     "artifact": ("artifact.metadata",),
     "cli_commands": (
         "cli.data", "cli.train", "cli.model", "cli.sample", "cli.simulate", "cli.evaluate",
@@ -82,6 +106,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
 NAMES: Final[dict[str, str]] = {
+    "evaluation.held_back_frames": "evaluation.evaluate.held_out_frames",
     "artifact.SCHEMA_VERSION": "description.SCHEMA_VERSION",
     "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
     "weights.ModelDescription": "models.weights.WeightsDescription",
@@ -145,7 +170,8 @@ def keep_old_names(module: str) -> None:
     old = _short(module)
 
     def find(name: str) -> Any:
-        if not name.startswith("__"):
+        # `from package import submodule` asks here first where the submodule is not loaded yet.
+        if not name.startswith("__") and find_spec(f"{module}.{name}") is None:
             places = [f"{place}.{name}" for place in MODULES.get(old, ())]
             for place in (NAMES[f"{old}.{name}"],) if f"{old}.{name}" in NAMES else places:
                 with contextlib.suppress(AttributeError):

@@ -20,7 +20,7 @@ from openmm_scoremd.training.compiled.inductor import traced
 from openmm_scoremd.training.objective import DenoisingObjective, value_and_gradients
 
 #: Steps of finite differences: of coordinates and parameters, and of times relative to themselves.
-_STEP, _STEP_T = 1e-5, 1e-4
+_STEP, _STEP_T = 1e-5, 1e-3
 
 
 def check_configuration(case: NetworkCase) -> None:

@@ -313,7 +313,7 @@ class TestReplicasThatBreak:
                 raise error
             return simulate_in_memory(model, settings, start, **options)
 
-        monkeypatch.setattr("openmm_scoremd.refinement.refine.simulate_in_memory", fails)
+        monkeypatch.setattr(sys.modules[refine.__module__], "simulate_in_memory", fails)
         with pytest.raises(NumericalError, match="more often than they simulate"):
             refine(weights, data, tmp_path / "out", settings=SETTINGS)
         with pytest.raises(KeyboardInterrupt):
