@@ -200,7 +200,7 @@ def test_nothing_is_found_where_nothing_is_wrong(make, check):
     testing.CHECKS[check](make(Right))
 
 
-@pytest.mark.parametrize("backend", ["torchforce", "pythonforce", "compiled"])
+@pytest.mark.parametrize("backend", ["torchforce", "pythonforce", "kernel"])
 def test_a_backend_with_wrong_forces(make, monkeypatch, backend):
     original = files.create_force
 
