@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from openmm_scoremd.artifact.contract import CONTRACT
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.artifact.torchscript import (
     load_module,
@@ -31,13 +33,13 @@ from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.embedding import NoiseLevel
 from openmm_scoremd.models.families import build_model, network_config
-from openmm_scoremd.models.graph_transformer.family import (
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.network import (
     EdgeAttention,
     GatedResidual,
-    GraphTransformerEnergy,
     TransformerLayer,
 )
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.units import thermal_energy
 
@@ -180,13 +182,13 @@ def export_plain(
         centred=True,
         n_beads=metadata.n_beads,
         scale=metadata.scale,
-        thermal_energy=thermal_energy(metadata.temperature),
+        thermal_energy=metadata.thermal_energy,
     )
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
     digest = tensor_digest(exported)
     exported.metadata = dataclasses.replace(metadata, tensor_digest=digest).to_json()
-    save_module(script_module(exported, methods=("score",)), path, exported.metadata)
+    save_module(script_module(exported, methods=("score", CONTRACT)), path, exported.metadata)
     return Path(path)
 
 
@@ -218,18 +220,19 @@ def export_random_network(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     topology = chain_topology(n_beads)
-    description = ModelDescription(
+    description = WeightsDescription(
         title=f"random network of {n_beads} beads",
         network=config,
         schedule=VPSchedule(),
         topology=topology,
         n_dims=3,
+        translation_invariant=True,
         temperature=300.0,
         scale=0.15,
         t_min=1e-5,
         dataset_sha256="",
         example_positions=zigzag_frames(8, n_beads),
-        bond_ranges=[(0.1, 0.2)] * len(topology.bonds),
+        bond_ranges=((0.1, 0.2),) * len(topology.bonds),
         training={},
     )
     return export_torchscript(TrainedModel(model.float().eval(), description), path)
@@ -248,11 +251,11 @@ def chain_topology(n_beads: int) -> BeadTopology:
     )
 
 
-def zigzag_frames(n_frames: int, n_beads: int) -> list[list[list[float]]]:
+def zigzag_frames(n_frames: int, n_beads: int) -> NDArray[np.float64]:
     """Frames (n_frames, n_beads, 3) in nm of a bent chain with noise."""
     chain = np.array([[0.12 * i, 0.05 * (i % 2), 0.0] for i in range(n_beads)])
     noise = np.random.default_rng(0).normal(scale=0.01, size=(n_frames, n_beads, 3))
-    frames: list[list[list[float]]] = (chain + noise).tolist()
+    frames: NDArray[np.float64] = chain + noise
     return frames
 
 

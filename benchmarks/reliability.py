@@ -226,7 +226,7 @@ def benchmark_independence(replicas: int, steps: int) -> dict[str, Any]:
     model = ScoreModelFile(SHIPPED)
     start = model.sample(replicas, seed=0)
     results = []
-    backends: tuple[Backend, ...] = ("auto", "compiled")
+    backends: tuple[Backend, ...] = ("auto", "kernel")
     for platform, backend in itertools.product(("Reference", "CPU"), backends):
         ends = []
         for shift in (0.0, 0.003):

@@ -85,7 +85,7 @@ def verlet(
     ----------
     model : ScoreModelFile
         Whose force.
-    backend : {"torchforce", "pythonforce", "compiled"}
+    backend : {"torchforce", "pythonforce", "kernel"}
         Force class.
     start : PhaseSpace
         Where to begin.

@@ -65,7 +65,7 @@ def level(t: float, seed: int) -> ReplicaSimulation:
         MODELS / "alanine_dipeptide.safetensors", options.output / f"level_{seed}.pt", t=t
     )
     return ReplicaSimulation(
-        ScoreModelFile(path), replicas=LADDERS, seed=seed, timestep=timestep, backend="compiled"
+        ScoreModelFile(path), replicas=LADDERS, seed=seed, timestep=timestep, backend="kernel"
     )
 
 

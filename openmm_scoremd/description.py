@@ -133,6 +133,20 @@ class ModelDescription:
         """Unit of the network's reduced energy, kJ/mol."""
         return thermal_energy(self.temperature)
 
+    def difference_from(self, topology: BeadTopology, n_dims: int) -> str:
+        """Return the first thing that makes beads other ones than the model's, or "".
+
+        Parameters
+        ----------
+        topology : BeadTopology
+            Beads that the model meets; compared as :meth:`BeadTopology.difference_from` does.
+        n_dims : int
+            Dimensions of their coordinates.
+        """
+        if n_dims != self.n_dims:
+            return f"there are {n_dims} dimensions and not {self.n_dims}"
+        return topology.difference_from(self.topology)
+
     # --- Between nm and the network -----------------------------------------------------------
 
     def to_network(self, positions: ArrayLike) -> Tensor:

@@ -369,7 +369,7 @@ class ScoreModelFile:
         :func:`openmm_scoremd.sampling.langevin.draw_trajectory`.
         """
         random = torch.Generator(self._device).manual_seed(seed)
-        frames = start if isinstance(start, int) else self._frames(start)[0]
+        frames = int(start) if isinstance(start, (int, np.integer)) else self._frames(start)[0]
         chain = (self.score_fn, self.metadata, frames, n_frames)
         return draw_trajectory(*chain, generator=random, settings=settings, progress=progress)
 

@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 #: Letters for chains whose own names do not fit into the one column of a PDB file.
 _CHAIN_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_PDB_SERIAL = 99999
+#: Residues whose names tell how they are protonated or bridged, in Amber and CHARMM.
+_NEUTRAL_NAMES = {
+    "HID": "HIS", "HIE": "HIS", "HIP": "HIS", "HSD": "HIS", "HSE": "HIS", "HSP": "HIS",
+    "CYX": "CYS", "CYM": "CYS", "ASH": "ASP", "GLH": "GLU", "LYN": "LYS",
+}  # fmt: skip
 #: A PDB file has columns for coordinates below this.
 _PDB_NANOMETERS = 99.0
 
@@ -116,6 +121,45 @@ class BeadTopology:
         share a name share a label.
         """
         return self._labels(self.names, [""] * self.n_beads)
+
+    def difference_from(self, other: BeadTopology) -> str:
+        """Return the first thing that makes this another molecule than ``other``, or "".
+
+        Compared are number and names of the beads, names of their residues, which beads share one,
+        and bonds where both have some. Chains, residue numbers, elements and masses may differ, and
+        so may residue names that only tell how a side chain is protonated.
+
+        Parameters
+        ----------
+        other : BeadTopology
+            What it should be.
+
+        Returns
+        -------
+        str
+            What is different, as the end of a sentence.
+        """
+        if self.n_beads != other.n_beads:
+            return f"there are {self.n_beads} beads and not {other.n_beads}"
+        for i in range(self.n_beads):
+            mine, theirs = self._named(i), other._named(i)
+            if mine != theirs:
+                return f"bead {i} is {mine[0]} of {mine[1]} and not {theirs[0]} of {theirs[1]}"
+            if i and self._continues(i) != other._continues(i):
+                mine_are = "one residue, not of two" if self._continues(i) else "two residues"
+                return f"beads {i - 1} and {i} are of {mine_are}"
+        if self.bonds and other.bonds and (odd := {*self.bonds} ^ {*other.bonds}):
+            i, j = min(odd)
+            return f"beads {i} and {j} are bonded in one of the two only"
+        return ""
+
+    def _named(self, bead: int) -> tuple[str, str]:
+        residue = self.residue_names[bead]
+        return self.names[bead], _NEUTRAL_NAMES.get(residue, residue)
+
+    def _continues(self, bead: int) -> bool:
+        """Whether a bead is of the same residue as the one before it."""
+        return self.residue_indices[bead] == self.residue_indices[bead - 1]
 
     def to_openmm(self, *, replicas: int = 1) -> app.Topology:
         """Return an OpenMM topology with ``replicas`` copies of the molecule, one after another.

@@ -88,8 +88,9 @@ class NoiseLevelEnergy(nn.Module):
             If there is none.
         """
         ends = [self.t_min, *self.model.boundaries.tolist(), 1.0]
+        # At a time that two experts share, the earlier one serves.
         ranges = [
-            f"{low:g} to {high:g}"
+            f"{'above ' if low > self.t_min else ''}{low:g} to {high:g}"
             for low, high, chosen in zip(ends[:-1], ends[1:], self.serving, strict=True)
             if chosen >= 0
         ]

@@ -24,6 +24,7 @@ from openmm_scoremd.cli.parser import (
     with_new_names,
 )
 from openmm_scoremd.cli.refine import refine
+from openmm_scoremd.cli.reweight import reweight
 from openmm_scoremd.cli.sample import sample
 from openmm_scoremd.cli.signals import interrupts_remembered
 from openmm_scoremd.cli.simulate import plan, simulate
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "info": info,
     "sample": sample,
+    "reweight": reweight,
     "plan": plan,
     "simulate": simulate,
     "evaluate": evaluate,

@@ -27,7 +27,13 @@ from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
-from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError
+from openmm_scoremd.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DatasetError,
+    InvalidInputError,
+    NumericalError,
+)
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
 from openmm_scoremd.model_file import Backend, ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, require_energy_model
@@ -53,7 +59,8 @@ from openmm_scoremd.refinement.folder import (
     save_simulated,
     write_record,
 )
-from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.simulation.run.in_memory import WatchedFrames, simulate_in_memory
+from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed, whole_number
 
 WEIGHTS = "weights.safetensors"
 
@@ -111,11 +118,14 @@ class RefinementSettings:
     fit: FitSettings = dataclasses.field(default_factory=FitSettings)
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "replicas", "steps", "interval"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.regions < 2:
-            raise ConfigurationError(f"regions is {self.regions}; it must be at least 2")
+        try:
+            for name, lowest in {"rounds": 1, "steps": 1, "interval": 1, "regions": 2}.items():
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), lowest))
+            run = self.run_settings(self.seed)
+        except InvalidInputError as error:
+            raise ConfigurationError(str(error)) from error
+        object.__setattr__(self, "replicas", run.replicas)
+        object.__setattr__(self, "seed", run.seed)
         if not 0.0 <= self.discarded < 1.0:
             raise ConfigurationError(
                 f"discarded is {self.discarded}; it must be at least 0 and below 1"
@@ -125,6 +135,19 @@ class RefinementSettings:
                 f"{self.steps} steps with a frame every {self.interval} leave no frame; "
                 "simulate longer, or lower interval"
             )
+
+    def run_settings(self, seed: int) -> RunSettings:
+        """Return the settings of one round's simulation."""
+        return RunSettings(
+            replicas=self.replicas,
+            steps=max(self.steps - self.steps % self.interval, self.interval),
+            interval=self.interval,
+            seed=seed,
+            timestep=self.timestep,
+            friction=self.friction,
+            backend=self.backend,
+            recentring="off",
+        )
 
     @property
     def frames_per_replica(self) -> int:
@@ -176,7 +199,10 @@ def refine(
     DatasetError
         If it is not the dataset of the training.
     NumericalError
-        If simulation or loss are not finite, or the simulation is nowhere near the data.
+        If replicas break more often than they simulate, the loss is not finite, or the simulation
+        is nowhere near the data. The same call again tries that round with another seed.
+    KeyboardInterrupt
+        After Ctrl-C; the same call again goes on with the round that was interrupted.
     """
     refinement = _Refinement(Path(weights), Path(data), Path(folder), settings)
     return refinement.run(progress or (lambda _done, _total, _text: None))
@@ -192,7 +218,7 @@ class _Refinement:
         self.dataset = _training_frames(self.trained.description, data)
         _network(self.trained)  # an error before all the work
         self.folder = folder
-        self.rounds = self._begin()
+        self.rounds, self.failed = self._begin()
         self.region = region_of_frames(self.dataset.positions, regions=settings.regions)
 
     def run(self, progress: Progress) -> Path:
@@ -207,26 +233,32 @@ class _Refinement:
             def fitting(part: float, number: int = number) -> None:
                 progress(2 * number + 1 + part, total, "fitting")
 
-            frames = self._simulate(number, simulating)
-            report, simulated = self._fit(trained, frames, number, fitting)
-            save_simulated(self.folder, number, simulated, last_positions=frames[:, -1])
+            try:
+                frames = self._simulate(number, simulating)
+                report, simulated = self._fit(trained, frames, number, fitting)
+            except NumericalError:
+                self.failed += 1
+                write_record(self.folder, self._identity(), self.rounds, failed=self.failed)
+                raise
+            last = frames.positions[:, -1]
+            save_simulated(self.folder, number, simulated, last_positions=last)
             self._finish_round(trained, report, time.perf_counter() - began)
         return self._finish()
 
-    def _begin(self) -> list[dict[str, Any]]:
-        """Return the rounds that are done, from the record in the folder."""
+    def _begin(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the rounds that are done, and how often the next one failed, from the record."""
         if (self.folder / RECORD).exists():
-            found, rounds = read_record(self.folder)
+            found, rounds, failed = read_record(self.folder)
             if found != self._identity():
                 raise CheckpointError(
                     f"{self.folder} holds a refinement of other files or with other settings; "
                     "give the same, or a new folder"
                 )
-            return rounds
+            return rounds, failed
         if self.folder.exists() and any(self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no refinement")
         self.folder.mkdir(parents=True, exist_ok=True)
-        return []
+        return [], 0
 
     def _identity(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.settings)
@@ -241,26 +273,21 @@ class _Refinement:
             return self.inputs["weights"]
         return self.folder / f"round_{number - 1}.safetensors"
 
-    def _simulate(self, number: int, progress: Callable[[float], None]) -> FloatArray:
-        """Return frames (replicas, frames, N, 3) of one round, all of them."""
-        settings = self.settings
+    def _simulate(self, number: int, progress: Callable[[float], None]) -> WatchedFrames:
+        """Return all frames of one round."""
         path = export_torchscript(self._weights(number), self.folder / f"simulated_{number}.pt")
-        simulation = ReplicaSimulation(
+        return simulate_in_memory(
             ScoreModelFile(path),
-            replicas=settings.replicas,
-            seed=settings.seed + number,
-            timestep=settings.timestep,
-            friction=settings.friction,
-            backend=settings.backend,
+            self.settings.run_settings(self._seed(number)),
+            self._start(number),
+            failures=self.folder,
+            progress=progress,
         )
-        simulation.set_positions(self._start(number))
-        n = settings.steps // settings.interval
-        frames = []
-        for i in range(n):
-            simulation.step(settings.interval)
-            frames.append(simulation.positions)
-            progress((i + 1) / n)
-        return np.stack(frames, axis=1)
+
+    def _seed(self, number: int) -> int:
+        seed = self.settings.seed
+        # What failed is not to fail again in the same way.
+        return derived_seed(seed, number, self.failed) if self.failed else seed + number
 
     def _start(self, number: int) -> FloatArray:
         if number > 0:
@@ -275,7 +302,7 @@ class _Refinement:
     def _fit(
         self,
         trained: TrainedModel,
-        frames: FloatArray,
+        frames: WatchedFrames,
         number: int,
         progress: Callable[[float], None],
     ) -> tuple[FitReport, SimulatedFrames]:
@@ -289,7 +316,7 @@ class _Refinement:
             times=_times(description, network),
             augmentation=_augmentation(description),
             settings=self.settings.fit,
-            seed=self.settings.seed + number,
+            seed=self._seed(number),
         )
         x = description.to_network(self._used(frames))
         positions = description.to_nanometers(x)[..., : description.n_dims].numpy()
@@ -307,16 +334,22 @@ class _Refinement:
         report = fit.run(data, pooled, progress=lambda done, total: progress(done / total))
         return report, simulated
 
-    def _used(self, frames: FloatArray) -> FloatArray:
+    def _used(self, frames: WatchedFrames) -> FloatArray:
         """Return the frames of a round that count, shape (frames, N, 3)."""
-        return frames[:, self.settings.frames_discarded :].reshape(-1, *frames.shape[2:])
+        usable = frames.usable(self.settings.frames_discarded)
+        if not usable.any():
+            raise NumericalError(
+                f"{len(frames.breaks.restarts)} restarts left no frame of a round; use a shorter "
+                "time step, or train the network better first"
+            )
+        return frames.positions[usable]
 
     def _finish_round(self, trained: TrainedModel, report: FitReport, seconds: float) -> None:
         number = len(self.rounds)
         row = {**dataclasses.asdict(report), "seconds": round(seconds, 1)}
         rounds = [*self.rounds, row]
         save_weights(self._described(trained, rounds), self.folder / f"round_{number}.safetensors")
-        self.rounds = rounds
+        self.rounds, self.failed = rounds, 0
         # Last: with this the round is done.
         write_record(self.folder, self._identity(), rounds)
 

@@ -71,11 +71,13 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
         model.prepare(torch.from_numpy(_training_positions(config, dataset)) / scale)
         return model
     other = load_weights(config.start_from)
-    given = (other.description.topology.names, other.description.schedule)
-    if given != (dataset.topology.names, config.schedule):
+    difference = other.description.difference_from(dataset.topology, dataset.n_dims)
+    if other.description.schedule != config.schedule:
+        difference = difference or "it has another noise schedule"
+    if difference:
         raise ModelFileError(
-            f"{config.start_from} is of other beads or another noise schedule than this run; "
-            "start from weights of the same molecule and schedule, or from none"
+            f"{config.start_from} does not fit this run: {difference}; start from weights of the "
+            "same molecule and schedule, or from none"
         )
     try:
         model.load_state_dict(other.model.state_dict())

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,6 +95,8 @@ class XTCFormat:
 
     def encode(self, rows: FloatArray, first: int) -> bytes:
         """Return frames as MDTraj writes them."""
+        import mdtraj  # slow to import, and not for other formats
+
         steps = self._interval * np.arange(first + 1, first + len(rows) + 1)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "frames.xtc"

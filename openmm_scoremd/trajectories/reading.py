@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
@@ -119,6 +118,8 @@ def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> 
     """
     file = Path(path)
     if file.suffix == ".pdb":
+        import mdtraj  # slow to import, and not for a simulation from independent frames
+
         try:
             frames = mdtraj.load_pdb(os.fspath(file)).xyz
         # MDTraj raises many types on files that are no PDB.
@@ -202,6 +203,8 @@ def _files(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
 def _load(file: Path, n_beads: int) -> NDArray[np.float32]:
     if not file.is_file():
         raise DatasetError(f"{file} does not exist; give a folder that holds .dcd files, or files")
+    import mdtraj
+
     is_xtc = file.suffix == ".xtc"
     reader = mdtraj.formats.XTCTrajectoryFile if is_xtc else mdtraj.formats.DCDTrajectoryFile
     try:

@@ -54,7 +54,7 @@ def _topology(n_beads: int) -> BeadTopology:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trained() -> Callable[..., TrainedModel]:
     """Return ``make(name, dtype=float32, **changes)``; changes are entries of the description."""
 

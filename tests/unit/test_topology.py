@@ -271,7 +271,7 @@ class TestFilesForViewers:
         assert frame.n_atoms == 5
         assert caplog.text == ""
 
-    def test_have_short_names_that_differ_within_a_residue(self, tmp_path, caplog):
+    def test_have_short_names_that_differ(self, tmp_path):
         names = ("O3AAB", "O3AAC", "O3AA", "a very long name", "O3AAB")
         topology = dataclasses.replace(
             DIPEPTIDE,
@@ -281,11 +281,10 @@ class TestFilesForViewers:
         )
         frame, structure = self.written(topology, POSITIONS[5], tmp_path)
         found = [atom.name for atom in frame.topology.atoms]
-        assert found == ["O3AA", "O3A1", "O3AA", "aver", "O3AA"]
+        assert found == ["O3A1", "O3A2", "O3AA", "a_ve", "O3A1"]
         assert frame.topology.atom(0).residue.name == "POPC"
         assert bonds_of(frame.topology) == topology.bonds
-        assert [atom.name for atom in structure.atoms][:4] == ["O3AAB", "O3AAC", "O3AA", "averylon"]
-        assert "shortened" in caplog.text
+        assert [atom.name for atom in structure.atoms][:4] == ["O3AAB", "O3AAC", "O3AA", "a_very_l"]
 
     @pytest.mark.parametrize("width", [1.0, 300.0])
     def test_hold_frames_that_are_far_away(self, tmp_path, caplog, width):
@@ -301,3 +300,45 @@ class TestFilesForViewers:
         write_viewer_files(DIPEPTIDE, POSITIONS[5], tmp_path / "topology")
         assert [path.name for path in tmp_path.iterdir()] == ["topology.psf"]
         assert "a PDB file can hold 4" in caplog.text
+
+
+# --- The same molecule ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({}, ""),
+        ({"names": ("C", "N", "CB", "C", "N")}, "bead 2 is CB of ALA and not CA of ALA"),
+        (
+            {"residue_names": ("ACE", "VAL", "VAL", "VAL", "NME")},
+            "bead 1 is N of VAL and not N of ALA",
+        ),
+        ({"bonds": ((0, 1), (1, 2), (2, 3))}, "beads 3 and 4 are bonded in one of the two only"),
+        ({"residue_indices": (0, 1, 1, 2, 3)}, "beads 2 and 3 are of two residues"),
+        # The same molecule, described otherwise.
+        ({"bonds": ()}, ""),
+        ({"chain_ids": ("B",) * 5, "residue_ids": (7, 8, 8, 8, 9)}, ""),
+        ({"elements": ("",) * 5, "masses": (1.0,) * 5}, ""),
+    ],
+)
+def test_what_makes_another_molecule(changes, difference):
+    # Residues are counted anew unless they are given.
+    other = dataclasses.replace(DIPEPTIDE, **{"residue_indices": (), **changes})
+    assert other.difference_from(DIPEPTIDE) == difference
+    assert bool(DIPEPTIDE.difference_from(other)) == bool(difference)
+
+
+def test_numbers_of_beads_and_names_of_protonated_residues():
+    assert STAR.difference_from(DIPEPTIDE) == "there are 6 beads and not 5"
+    assert "one residue, not of two" in dataclasses.replace(
+        DIPEPTIDE, residue_names=("ALA",) * 5, residue_ids=(1,) * 5, residue_indices=(0,) * 5
+    ).difference_from(
+        dataclasses.replace(DIPEPTIDE, residue_names=("ALA",) * 5, residue_indices=())
+    )
+    histidines = [
+        dataclasses.replace(DIPEPTIDE, residue_names=("ACE", *3 * (name,), "NME"))
+        for name in ("HIS", "HIE", "HSD", "VAL")
+    ]
+    same = [one.difference_from(histidines[0]) for one in histidines]
+    assert same == ["", "", "", "bead 1 is N of VAL and not N of HIS"]

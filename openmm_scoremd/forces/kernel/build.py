@@ -53,15 +53,15 @@ def load_library(name: str = "graph_transformer") -> ctypes.CDLL:
         If there is no C++ compiler, or it fails.
     """
     compiler = find_compiler()
-    folder = _trusted(cache_folder())
     key = f"{name}-{_key(compiler)}"
-    path = _cached(folder, key) or _build(compiler, folder, key, name)
     try:
+        folder = _trusted_folder()
+        path = _cached(folder, key) or _build(compiler, folder, key, name)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise MissingDependencyError(
-            f"the compiled kernel {path} cannot be loaded ({error}); remove the file, or use "
-            "backend='torchforce' or 'pythonforce'"
+            f"the C++ kernel cannot be kept or loaded ({error}); give XDG_CACHE_HOME a folder with "
+            "some space, or use backend='torchforce' or 'pythonforce'"
         ) from error
 
 
@@ -90,24 +90,33 @@ def cache_folder() -> Path:
     -------
     Path
         The folder, which need not exist.
+
+    Raises
+    ------
+    RuntimeError
+        If the user has no home.
     """
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if root else Path.home() / ".cache") / "openmm_scoremd"
 
 
-def _trusted(folder: Path) -> Path:
-    """Return the folder if only this user can write there, otherwise a new one for this process."""
+def _trusted_folder() -> Path:
+    """Return the cache if this user alone can write there, otherwise a folder for this process."""
     try:
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        reason = f"others can write to {folder}"
         if owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return folder
-        reason = "others can write there"
-    except OSError as error:
+            if os.access(folder, os.W_OK):
+                return folder
+            reason = f"{folder} cannot be written to"
+    # No home, or no folder there.
+    except (RuntimeError, OSError) as error:
         reason = str(error)
     temporary = Path(tempfile.mkdtemp(prefix="openmm_scoremd_"))
-    logger.warning("%s is not used (%s); the kernel is built in %s", folder, reason, temporary)
+    logger.warning("%s; the C++ kernel is kept in %s", reason, temporary)
     return temporary
 
 

@@ -5,7 +5,7 @@
 // noise level is folded into the tensors before.
 //
 //   d = sqrt(|r|^2 + softening), f = (d - centre) inverse_width for every pair
-//   g = u1 x u2 . u3, u = e / sqrt(|e|^2 + softening), for the three edges of every volume
+//   g = u1 x u2 . u3 and u1 x u2 . u2 x u3, u = e / sqrt(|e|^2 + softening), for every volume
 //   E = envelope [ |x - mean x|^2 / 2 + f (curvature f / 2 + slope) + sum over windows of MLP(f, g) ]
 
 #include "kernel.hpp"
@@ -110,7 +110,7 @@ template <class T> class Network {
     struct Workspace {
         explicit Workspace(const Sizes &s)
             : x(lanes(3 * s.beads)), gradient(lanes(3 * s.beads)),
-              features(lanes(s.pairs + s.volumes)), of_features(lanes(s.pairs + s.volumes)),
+              features(lanes(s.pairs + 2 * s.volumes)), of_features(lanes(s.pairs + 2 * s.volumes)),
               inverse(lanes(s.pairs)), values(lanes(s.width)),
               slopes(lanes(s.width * s.layers)), back(lanes(s.width)), other(lanes(s.width)),
               inputs(lanes(std::max(s.inputs, s.width))) {}
@@ -208,9 +208,10 @@ template <class T> class Network {
         for (int q = 0; q < s_.volumes; ++q)
             for (int v = 0; v < VV; ++v) {
                 const Edges u = edges<VV>(x, volume + 4 * q, v);
-                const size_t at = (size_t(q) * VV + v) * L;
-                K::store(&work.features[size_t(s_.pairs) * VV * L + at],
-                         u.first.cross(u.second).dot(u.third));
+                const Vector3 before = u.first.cross(u.second), after = u.second.cross(u.third);
+                const size_t at = (size_t(s_.pairs + q) * VV + v) * L;
+                K::store(&work.features[at], before.dot(u.third));
+                K::store(&work.features[at + size_t(s_.volumes) * VV * L], before.dot(after));
             }
     }
 
@@ -245,7 +246,7 @@ template <class T> class Network {
             }
         const size_t rest = size_t(s_.pairs) * VV * L;
         std::memset(static_cast<void *>(&work.of_features[rest]), 0,
-                    size_t(s_.volumes) * VV * L * sizeof(T));
+                    size_t(2 * s_.volumes) * VV * L * sizeof(T));
     }
 
     template <int VV, int ROWS>
@@ -331,16 +332,24 @@ template <class T> class Network {
             for (int v = 0; v < VV; ++v) spread_volume<VV>(work, volume + 4 * q, q, v);
     }
 
+    // From the gradient of a unit vector to that of its edge, along which it does not change.
+    static Vector3 edge(const Vector3 &unit, V factor, const Vector3 &of_unit) {
+        return factor * (of_unit - unit.dot(of_unit) * unit);
+    }
     template <int VV>
     void spread_volume(Workspace &work, const int64_t *bead, int q, int v) const {
         T *gradient = work.gradient.get();
         const size_t at = (size_t(s_.pairs + q) * VV + v) * L;
         const Edges u = edges<VV>(work.x.get(), bead, v);
-        const V of = K::load(&work.of_features[at]), value = K::load(&work.features[at]);
-        // Along an edge its unit vector does not change.
-        const Vector3 of_e = (of * u.of_first) * (u.second.cross(u.third) - value * u.first);
-        const Vector3 of_f = (of * u.of_second) * (u.third.cross(u.first) - value * u.second);
-        const Vector3 of_g = (of * u.of_third) * (u.first.cross(u.second) - value * u.third);
+        const V of_sine = K::load(&work.of_features[at]);
+        const V of_cosine = K::load(&work.of_features[at + size_t(s_.volumes) * VV * L]);
+        const Vector3 before = u.first.cross(u.second), after = u.second.cross(u.third);
+        const Vector3 of_before = of_sine * u.third + of_cosine * after;
+        const Vector3 of_after = of_cosine * before;
+        const Vector3 of_e = edge(u.first, u.of_first, u.second.cross(of_before));
+        const Vector3 of_f = edge(u.second, u.of_second,
+                                  of_before.cross(u.first) + u.third.cross(of_after));
+        const Vector3 of_g = edge(u.third, u.of_third, of_sine * before + of_after.cross(u.second));
         add<VV>(gradient, bead[0], v, Vector3{} - of_e);
         add<VV>(gradient, bead[1], v, of_e - of_f);
         add<VV>(gradient, bead[2], v, of_f - of_g);

@@ -201,5 +201,5 @@ def _tensor_names(buffers: Mapping[str, Tensor]) -> tuple[list[str], int]:
 
 def _out_of_memory() -> MemoryError:
     return MemoryError(
-        "not enough memory for the compiled kernel; use fewer replicas or another backend"
+        "not enough memory for the C++ kernel; use fewer replicas or another backend"
     )

@@ -70,7 +70,7 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
             if n_beads <= FEW_BEADS
             else _local_volumes(n_beads, topology)
         )
-        everything = (tuple(range(len(pairs) + len(volumes))),)
+        everything = (tuple(range(len(pairs) + 2 * len(volumes))),)
         return FeatureChoice(pairs, volumes, everything, tuple(range(len(pairs))), ())
     types = bead_types(n_beads, topology)
     volumes = tuple((i, i + 1, i + 2, i + 3) for i in range(n_beads - 3))
@@ -79,6 +79,7 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
     windows = tuple(
         tuple(number[pair] for pair in itertools.combinations(range(first, first + WINDOW), 2))
         + tuple(len(pairs) + i for i in range(first, first + WINDOW - 3))
+        + tuple(len(pairs) + len(volumes) + i for i in range(first, first + WINDOW - 3))
         for first in starts
     )
     classes: dict[tuple[int, ...], int] = {}
@@ -98,16 +99,21 @@ def bead_types(n_beads: int, topology: BeadTopology | None) -> list[int]:
     return [numbers.setdefault(kind, len(numbers)) for kind in kinds]
 
 
+def _neighbours(topology: BeadTopology | None) -> dict[int, list[int]]:
+    neighbours: defaultdict[int, list[int]] = defaultdict(list)
+    for i, j in topology.bonds if topology is not None else ():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return neighbours
+
+
 def _local_volumes(
     n_beads: int, topology: BeadTopology | None
 ) -> tuple[tuple[int, int, int, int], ...]:
     """Quadruples in a row, along three bonds, and around a bead with three neighbours."""
     chosen = {(i, i + 1, i + 2, i + 3) for i in range(n_beads - 3)}
-    neighbours: defaultdict[int, list[int]] = defaultdict(list)
-    for i, j in topology.bonds if topology is not None else ():
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-    for j in range(n_beads):
+    neighbours = _neighbours(topology)
+    for j in list(neighbours):
         for i, k in itertools.permutations(neighbours[j], 2):
             chosen |= {(i, j, k, m) for m in neighbours[k] if i < m and m not in (i, j)}
         for i, k, m in itertools.combinations(sorted(neighbours[j]), 3):

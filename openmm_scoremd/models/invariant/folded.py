@@ -62,22 +62,34 @@ class FoldedInvariant(nn.Module):
         unit = difference[n_pairs:] * root[n_pairs:, None, :]
         n = self.measurement.n_volumes
         first, second, third = unit[:n], unit[n : 2 * n], unit[2 * n :]
-        product = torch.linalg.cross(first, second, dim=1)
-        g = (product * third).sum(dim=1)
+        before = torch.linalg.cross(first, second, dim=1)
+        after = torch.linalg.cross(second, third, dim=1)
+        torsions = [(before * third).sum(dim=1), (before * after).sum(dim=1)]
 
         inner = torch.mm(self.curvature, f) if self.coupled else self.curvature[:, None] * f
-        network, of_inputs = self._network(torch.cat([f, g]))
+        network, of_inputs = self._network(torch.cat([f, torsions[0], torsions[1]]))
         harmonic = 0.5 * (centred * centred).sum(dim=0).sum(dim=0)
         quadratic = (f * (0.5 * inner + self.slope[:, None])).sum(dim=0)
         energy = self.envelope * (harmonic + quadratic + network)
 
         of_f = of_inputs[:n_pairs] + inner + self.slope[:, None]
         of_f = of_f * self.inverse_width[:, None] * root[:n_pairs]
+        of_sine = of_inputs[n_pairs : n_pairs + n, None, :]
+        of_cosine = of_inputs[n_pairs + n :, None, :]
+        # Of before . third + before . after, with before and after as products of edges.
+        of_before = of_sine * third + of_cosine * after
+        of_after = of_cosine * before
+        of_unit = torch.cat(
+            [
+                torch.linalg.cross(second, of_before, dim=1),
+                torch.linalg.cross(of_before, first, dim=1)
+                + torch.linalg.cross(third, of_after, dim=1),
+                of_sine * before + torch.linalg.cross(of_after, second, dim=1),
+            ]
+        )
         # Along an edge a unit vector does not change.
-        of_first = torch.linalg.cross(second, third, dim=1)
-        of_second = torch.linalg.cross(third, first, dim=1)
-        of_unit = torch.cat([of_first, of_second, product]) - unit * g.repeat(3, 1)[:, None, :]
-        of_edges = of_unit * (root[n_pairs:] * of_inputs[n_pairs:].repeat(3, 1))[:, None, :]
+        along = (unit * of_unit).sum(dim=1, keepdim=True)
+        of_edges = (of_unit - unit * along) * root[n_pairs:, None, :]
         of_difference = torch.cat([difference[:n_pairs] * of_f[:, None, :], of_edges])
         gradient = centred + self.measurement.of_coordinates(of_difference)
         scaled = gradient * (self.envelope * self.inverse_alpha)

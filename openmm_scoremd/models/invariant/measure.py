@@ -1,4 +1,4 @@
-"""Distances and signed volumes of beads, batch last: as vectors of numbers of one kind."""
+"""Distances and torsions of beads, batch last: as vectors of numbers of one kind."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Measurement(nn.Module):
     ends: Tensor
     matrix: Tensor
     windows: Tensor
-    is_volume: Tensor
+    is_torsion: Tensor
 
     def __init__(self, n_beads: int, choice: FeatureChoice) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Measurement(nn.Module):
         windows = torch.tensor(choice.windows).t().contiguous()
         self._buffer("windows", windows)
         self.n_windows = windows.shape[1]
-        self._buffer("is_volume", windows[:, 0] >= self.n_pairs)
+        self._buffer("is_torsion", windows[:, 0] >= self.n_pairs)
 
     def _buffer(self, name: str, value: Tensor) -> None:
         # Made anew from the molecule, not stored with the weights.
@@ -68,7 +68,7 @@ class Measurement(nn.Module):
         return zero.index_add(0, self.ends, gradient).index_add(0, self.starts, -gradient)
 
     def forward(self, y: Tensor, softening: Tensor) -> tuple[Tensor, Tensor]:
-        """Return softened distances (P, B) and signed volumes (Q, B).
+        """Return softened distances (P, B), and sines, then cosines, of torsions (2 Q, B).
 
         Parameters
         ----------
@@ -84,22 +84,24 @@ class Measurement(nn.Module):
         unit = difference[self.n_pairs :] * root[:, None, :]
         n = self.n_volumes
         first, second, third = unit[:n], unit[n : 2 * n], unit[2 * n :]
-        return distance, (cross(first, second) * third).sum(dim=1)
+        before, after = cross(first, second), cross(second, third)
+        torsions = torch.cat([(before * third).sum(dim=1), (before * after).sum(dim=1)])
+        return distance, torsions
 
     def in_windows(self, features: Tensor) -> Tensor:
-        """Return features (P + Q, B) as the network sees them, (F, windows, B)."""
+        """Return features (P + 2 Q, B) as the network sees them, (F, windows, B)."""
         if self.n_windows == 1:
             return features[:, None, :]
         chosen = features.index_select(0, self.windows.flatten())
         return chosen.view(self.windows.shape[0], self.n_windows, features.shape[1])
 
     def out_of_windows(self, gradient: Tensor) -> Tensor:
-        """Return the gradient (P + Q, B) that one of :meth:`in_windows` amounts to."""
+        """Return the gradient (P + 2 Q, B) that one of :meth:`in_windows` amounts to."""
         if self.n_windows == 1:
             return gradient[:, 0]
         batch = gradient.shape[2]
         zero = torch.zeros(
-            self.n_pairs + self.n_volumes, batch, dtype=gradient.dtype, device=gradient.device
+            self.n_pairs + 2 * self.n_volumes, batch, dtype=gradient.dtype, device=gradient.device
         )
         return zero.index_add(0, self.windows.flatten(), gradient.reshape(-1, batch))
 

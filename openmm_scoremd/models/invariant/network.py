@@ -1,26 +1,31 @@
 r"""Energies of internal coordinates: the family ``invariant``.
 
 In blurred, not shrunk coordinates :math:`y = x / \alpha` with noise of standard deviation
-:math:`s = \sigma / \alpha`, the energy is a function of distances and signed volumes. So it does
-not change when a molecule moves or turns, and it changes when the molecule is reflected. With
-:math:`\tilde s^2 = s^2 + 10^{-8}`:
+:math:`s = \sigma / \alpha`, the energy is a function of distances and torsions. So it does not
+change when a molecule moves or turns, and it changes when the molecule is reflected. With
+:math:`\tilde s^2 = s^2 + 10^{-8}` and unit vectors softened in the same way:
 
 .. math::
    d_{ij} = \sqrt{|y_i - y_j|^2 + \tilde s^2}, \qquad
    f_{ij} = \frac{d_{ij} - \mu_{ij}(s)}{\tau_{ij}(s)}, \qquad
-   g_{ijkl} = \hat e_{ij} \times \hat e_{jk} \cdot \hat e_{kl}, \qquad
    \hat e_{ij} = \frac{y_j - y_i}{\sqrt{|y_j - y_i|^2 + \tilde s^2}}
 
 .. math::
-   E = \frac{1}{1 + s^2} \left[\tfrac12 |y - \bar y|^2 + \tfrac12 f^T A(v) f + b(v)^T f
-       + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac12 \log(s^2 + s_0^2)
+   g_{ijkl} = \left(\hat e_{ij} \times \hat e_{jk} \cdot \hat e_{kl}, \;
+       \hat e_{ij} \times \hat e_{jk} \cdot \hat e_{jk} \times \hat e_{kl} \right)
 
-Distances are standardised at every level of noise, so that bonds at little noise and clouds of
-beads at much noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the
-distances in the data: exactly where noise is small or large against the distance, smoothly between.
+.. math::
+   E = \frac{1}{1 + s^2} \left[\tfrac12 |y - \bar y|^2 + f^T A(v) f + b(v)^T f
+       + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac14 \log(s^4 + s_0^4)
+
+:math:`g` are sine and cosine of a torsion times the sines of its two angles. Distances are
+standardised at every level of noise, so that bonds at little noise and clouds of beads at much
+noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the distances in
+the data: exactly where noise is small or large against the distance, smoothly between.
+
 The rest depends on the level through a few smooth functions of :math:`v`: below :math:`s_0` the
-energy changes with the widths alone, because there denoising can teach nothing else. What is
-learned at :math:`s_0` then holds down to the data.
+energy changes with the widths of bonds and angles alone, because there denoising can teach nothing
+else. What is learned at :math:`s_0` then holds down to the data.
 """
 
 import dataclasses
@@ -40,8 +45,8 @@ from openmm_scoremd.models.invariant.measure import Measurement
 
 #: Added to the variance of the noise, so that roots are smooth at zero noise, too.
 SOFTENING = 1e-8
-#: Weight of a volume among the inputs: they are at most 1, and distances mostly 1 to 2 in size.
-VOLUME_WEIGHT = 2.0
+#: Weight of torsions among the inputs: they are at most 1, and distances mostly 1 to 2 in size.
+TORSION_WEIGHT = 2.0
 #: Waves of the noise level over its whole range: half of one, one, two.
 N_WAVES = 3
 LEVEL_HIDDEN = 64
@@ -103,7 +108,7 @@ class ColumnLinear(nn.Linear):
 
 
 class LevelFunctions(nn.Module):
-    r"""Learned functions of :math:`v = \frac12 \log(s^2 + s_0^2)`, smooth over all levels.
+    r"""Learned functions of :math:`v = \frac14 \log(s^4 + s_0^4)`, smooth over all levels.
 
     Few and smooth on purpose: populations are learned where noise is large enough to join the
     basins, and functions that can do at every level what they like forget them on the way down.
@@ -122,14 +127,14 @@ class LevelFunctions(nn.Module):
         super().__init__()
         self.floor, self.n_waves = floor, N_WAVES
         self.lowest = math.log(floor)
-        self.span = 0.5 * math.log(largest**2 + floor**2) - self.lowest
+        self.span = 0.25 * math.log(largest**4 + floor**4) - self.lowest
         self.first = ColumnLinear(2 * N_WAVES + 1, LEVEL_HIDDEN)
         nn.init.normal_(self.first.bias, std=0.5)
         self.second = ColumnLinear(LEVEL_HIDDEN, number)
 
     def forward(self, variance: Tensor) -> Tensor:
         """Return the functions (number, B) of the variance (B,) of the noise."""
-        v = 0.5 * torch.log(variance + self.floor**2)
+        v = 0.25 * torch.log(variance * variance + self.floor**4)
         depth = (v - self.lowest) / self.span
         waves = [depth - 0.5]
         for k in range(self.n_waves):
@@ -214,7 +219,7 @@ class InvariantEnergy(EnergyModel):
     def __init__(self, config: InvariantConfig, inputs: NetworkInputs) -> None:
         n_beads = _checked_beads(inputs)
         super().__init__(n_beads=n_beads, n_dims=3, t_min=config.t_min, t_max=config.t_max)
-        self.softening, self.volume_weight = SOFTENING, VOLUME_WEIGHT
+        self.softening, self.torsion_weight = SOFTENING, TORSION_WEIGHT
         self.beta_min, self.beta_max = inputs.schedule.beta_min, inputs.schedule.beta_max
         choice = choose_features(n_beads, inputs.topology)
         self.measurement = Measurement(n_beads, choice)
@@ -270,14 +275,14 @@ class InvariantEnergy(EnergyModel):
         self.width.copy_(variance.clamp(min=0.0).sqrt().clamp(min=1e-4))
 
     def level(self, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and width (P, B) of the distances at a variance (B,) of the noise."""
+        """Return mean and inverse width (P, B) of distances at a variance (B,) of the noise."""
         v = variance[None, :] + self.softening
         square = (self.mean * self.mean)[:, None]
         # Of three directions along r one changes |r| much, two little: until noise is all there is.
         mostly_noise = v / (v + square)
         mean = torch.sqrt(square + (5.0 + 1.2 * mostly_noise) * v)
         width = torch.sqrt((self.width * self.width)[:, None] + (2.0 - 1.2 * mostly_noise) * v)
-        return mean, width
+        return mean, 1.0 / width
 
     def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the reduced energy, shape (B,)."""
@@ -286,12 +291,16 @@ class InvariantEnergy(EnergyModel):
         variance = torch.expm1(integral)
         # From the first bead, so that where a molecule is costs no digits.
         y = (x - x[:, :1]).permute(1, 2, 0) * torch.exp(0.5 * integral)
-        distance, volume = self.measurement(y, variance + self.softening)
-        mean, width = self.level(variance)
-        f = (distance - mean) / width
+        return self.energy_of_blurred(y, variance)
+
+    def energy_of_blurred(self, y: Tensor, variance: Tensor) -> Tensor:
+        """Return energies (B,) of y (N, 3, B) at a variance (B,) of its noise."""
+        distance, torsions = self.measurement(y, variance + self.softening)
+        mean, scale = self.level(variance)
+        f = (distance - mean) * scale
         levels = self.levels(variance)
         quadratic = self._quadratic(f, levels)
-        inputs = self.measurement.in_windows(torch.cat([f, self.volume_weight * volume]))
+        inputs = self.measurement.in_windows(torch.cat([f, self.torsion_weight * torsions]))
         network = self._network(inputs, levels)
         centred = y - y.mean(dim=0, keepdim=True)
         harmonic = 0.5 * (centred * centred).sum(dim=0).sum(dim=0)
@@ -332,7 +341,7 @@ class InvariantEnergy(EnergyModel):
         integral += 0.5 * (self.beta_max - self.beta_min) * schedule_time**2
         variance = self.mean.new_tensor([math.expm1(integral)])
         levels = self.levels(variance)
-        mean, width = self.level(variance)
+        mean, scale = self.level(variance)
         curvature = self.curvature(levels)[:, 0]
         slope = self.slope(levels)[:, 0]
         if self.coupled:
@@ -344,14 +353,14 @@ class InvariantEnergy(EnergyModel):
             slope = slope[self.pair_class]
         layers = [cast(ColumnLinear, layer) for layer in self.layers]
         weight = layers[0].weight.clone()
-        of_volume = self.measurement.is_volume
-        weight[:, of_volume] *= self.volume_weight
+        of_torsion = self.measurement.is_torsion
+        weight[:, of_torsion] *= self.torsion_weight
         constants = {
             "inverse_alpha": torch.exp(0.5 * variance.new_tensor(integral)),
             "softening": variance[0] + self.softening,
             "envelope": 1.0 / (1.0 + variance[0]),
             "centre": mean[:, 0],
-            "inverse_width": 1.0 / width[:, 0],
+            "inverse_width": scale[:, 0],
             "curvature": curvature,
             "slope": slope,
             "readout": self.readout(levels)[:, 0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,25 @@ _SUMMARY = {
     "replica_steps_per_s": ".0f",
 }
 _BUFFER_BYTES, _BUFFER_FRAMES = 32 << 20, 1000
+
+
+class FrameRecorder(Protocol):
+    """Where a simulation that is watched leaves its frames."""
+
+    @property
+    def frames(self) -> int:
+        """Frames recorded so far."""
+
+    def record(self, frames: FloatArray) -> None:
+        """Keep frames (R, N, 3), nm, of one moment."""
+
+    def record_state(
+        self, step: int, energies: FloatArray, temperatures: FloatArray, speed: float
+    ) -> None:
+        """Keep a row of state data; see :meth:`Recorder.record_state`."""
+
+    def flush(self) -> None:
+        """Write what is in memory."""
 
 
 class Recorder:

@@ -17,7 +17,7 @@ from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.simulation.run.folder import write_failure
 from openmm_scoremd.simulation.run.guards import Guard
-from openmm_scoremd.simulation.run.recording import Recorder
+from openmm_scoremd.simulation.run.recording import FrameRecorder
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
 from openmm_scoremd.trajectories.segments import TrajectoryBreaks
 from openmm_scoremd.units import MOLAR_GAS_CONSTANT
@@ -104,12 +104,12 @@ class Restarts:
         result[list(self._breaks.frozen)] = np.nan
         return np.asarray(result)
 
-    def inspect(self, recorder: Recorder) -> tuple[FloatArray, FloatArray]:
+    def inspect(self, recorder: FrameRecorder) -> tuple[FloatArray, FloatArray]:
         """Replace replicas whose positions or temperatures are broken.
 
         Parameters
         ----------
-        recorder : Recorder
+        recorder : FrameRecorder
             Trajectories, which end where a replica is frozen.
 
         Returns
@@ -127,7 +127,7 @@ class Restarts:
         broken |= self._guard.broken(positions)
         return self._replace(broken, positions, velocities, recorder)
 
-    def inspect_energies(self, recorder: Recorder) -> FloatArray:
+    def inspect_energies(self, recorder: FrameRecorder) -> FloatArray:
         """Replace replicas whose positions, temperatures or energies are broken.
 
         Returns
@@ -196,7 +196,7 @@ class Restarts:
         broken: Mapping[int, str],
         positions: FloatArray,
         velocities: FloatArray,
-        recorder: Recorder,
+        recorder: FrameRecorder,
     ) -> tuple[FloatArray, FloatArray]:
         for replica, reason in sorted(broken.items()):
             if replica not in self._breaks.frozen:
@@ -223,7 +223,7 @@ class Restarts:
         reason: str,
         positions: FloatArray,
         velocities: FloatArray,
-        recorder: Recorder,
+        recorder: FrameRecorder,
     ) -> None:
         step = self._simulation.current_step
         path = write_failure(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.errors import NumericalError
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run.recording import FRAMES_PER_STATE, Recorder
+from openmm_scoremd.simulation.run.recording import FRAMES_PER_STATE, FrameRecorder
 from openmm_scoremd.simulation.run.restarts import Restarts
 from openmm_scoremd.simulation.run.settings import RunSettings
 
@@ -35,7 +35,7 @@ class Stepper:
         The replicas.
     settings : RunSettings
         Intervals.
-    recorder : Recorder
+    recorder : FrameRecorder
         Where frames and state data go.
     restarts : Restarts
         Replaces replicas that broke.
@@ -45,7 +45,7 @@ class Stepper:
         self,
         simulation: ReplicaSimulation,
         settings: RunSettings,
-        recorder: Recorder,
+        recorder: FrameRecorder,
         restarts: Restarts,
     ) -> None:
         self._simulation, self._settings = simulation, settings

@@ -163,7 +163,7 @@ class TestTimes:
             found = model.potential_energy(frames, t=t)
             np.testing.assert_allclose(found, plain.potential_energy(frames, t=t), rtol=1e-5)
         for t in (0.11, 0.4):
-            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, 0\.4 to 1"):
+            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, above 0\.4 to 1"):
                 model.potential_energy(frames, t=t)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -16,6 +16,7 @@ COMMANDS = {
         *("tiny.pt", "NEW", "--trajectory", 30, "--interval", 1, "--chains", 2),
         *("--stiffness", 25),
     ],
+    "reweight": ["tiny.pt", "NEW.npz", "--frames", 4, "--steps", 3],
     "simulate": ["tiny.pt", "NEW", "--replicas", 2, "--steps", 60, "--interval", 2],
     "plan": ["tiny.pt", "--replicas", 1, "--platform", "Reference", "--output", "NEW.json"],
     "evaluate": ["tiny.pt", "beads.npz", "NEW", "--frames", 30],

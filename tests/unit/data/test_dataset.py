@@ -24,7 +24,7 @@ TOPOLOGY = BeadTopology(
 @pytest.fixture
 def dataset():
     positions = np.random.default_rng(0).normal(size=(9, 2, 3)).astype(np.float32)
-    return CGDataset(positions, TOPOLOGY, 300.0, "ab" * 32)
+    return CGDataset(positions, TOPOLOGY, 300.0, "ab" * 32, ("box: none", "left out: ALA 7"))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_round_trip(dataset, tmp_path):
     loaded = load_dataset(path)
     np.testing.assert_array_equal(loaded.positions, dataset.positions)
     assert loaded.positions.dtype == np.float32
-    for name in ("topology", "temperature", "source_sha256"):
+    for name in ("topology", "temperature", "source_sha256", "notes"):
         assert getattr(loaded, name) == getattr(dataset, name)
 
 
@@ -56,7 +56,7 @@ def test_file_has_the_documented_keys(arrays):
     assert set(arrays) == {
         "positions", "bead_names", "elements", "residue_names", "residue_ids", "chain_ids",
         "masses", "bonds", "insertion_codes", "residue_indices", "temperature", "source_sha256",
-        "format_version",
+        "format_version", "notes",
     }  # fmt: skip
     assert arrays["bonds"].shape == (1, 2)
 
@@ -170,8 +170,9 @@ def test_residues_that_share_their_number_survive(dataset, tmp_path):
 
 
 def test_files_of_older_versions_number_residues_by_their_names(arrays, tmp_path):
-    del arrays["insertion_codes"], arrays["residue_indices"]
+    del arrays["insertion_codes"], arrays["residue_indices"], arrays["notes"]
     assert load_changed(arrays, tmp_path).topology == TOPOLOGY
+    assert load_changed(arrays, tmp_path).notes == ()
     twice = load_changed(arrays, tmp_path, bead_names=np.array(["CA", "CA"])).topology
     assert twice.residue_indices == (0, 1)
 

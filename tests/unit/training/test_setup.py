@@ -211,7 +211,7 @@ def test_weights_to_start_from(finished, planar, make_config, tmp_path, read_run
             "holds a network of another shape than `network` describes",
         ),
         ({"network.output": "direct"}, "holds a network of another shape"),
-        ({"schedule.beta_max": 15.0}, "other beads or another noise schedule"),
+        ({"schedule.beta_max": 15.0}, "has another noise schedule"),
     ],
 )
 def test_weights_of_another_network(finished, planar, make_config, entries, match):
@@ -225,7 +225,7 @@ def test_weights_of_another_network(finished, planar, make_config, entries, matc
 def test_weights_of_another_molecule(finished, molecule, make_config):
     _, folder = finished
     config = make_config(molecule, start_from=str(folder / "weights.safetensors"))
-    with pytest.raises(ModelFileError, match="other beads"):
+    with pytest.raises(ModelFileError, match="does not fit this run: there are"):
         initial_model(config, load_dataset(molecule))
 
 
