@@ -166,7 +166,7 @@ def test_entries_of_old_files():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({**OLD, "kind": "gnn"}, "'gnn'; it must be one of graph-transformer, invariant, mlp"),
+        ({**OLD, "kind": "gnn"}, "'gnn'; it must be one of graph-transformer, .*mlp"),
         ({**OLD, "widhts": [3]}, r"network\.widhts is no entry of family 'mlp'"),
         ({**OLD, "widths": [9.5, 7]}, r"network\.hidden_dims is \(9\.5, 7\)"),
         ({**OLD, "widths": None}, r"network\.hidden_dims is None"),
