@@ -96,6 +96,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "simulation.settings": ("simulation.run.settings",),
     "simulation.stepping": ("simulation.run.stepping",),
     "simulation.trajectories": ("trajectories.reading",),
+    "topology": ("trajectories.bead_files",),
     "torchscript": ("artifact.torchscript",),
     "training.average": ("training.ema",),
     "training.build": ("training.setup",),
