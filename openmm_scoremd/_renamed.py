@@ -175,7 +175,7 @@ def keep_old_names(module: str) -> None:
 
     def find(name: str) -> Any:
         # `from package import submodule` asks here first where the submodule is not loaded yet.
-        if not name.startswith("__") and find_spec(f"{module}.{name}") is None:
+        if not name.startswith("__") and not _is_submodule(f"{module}.{name}"):
             places = [f"{place}.{name}" for place in MODULES.get(old, ())]
             for place in (NAMES[f"{old}.{name}"],) if f"{old}.{name}" in NAMES else places:
                 with contextlib.suppress(AttributeError):
@@ -214,6 +214,13 @@ def keep_old_attribute(old: str, new: str) -> Callable[[Class], Class]:
         return kind
 
     return keep
+
+
+def _is_submodule(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of a module that is no package
+        return False
 
 
 def _short(name: str) -> str:
