@@ -1,6 +1,6 @@
 """Pictures of free energies, distributions, time scales and training: the only owner of matplotlib.
 
-``draw_*`` draw on given axes and return what they have drawn, for pictures of your own; ``*_figure``
+``draw_*`` draw on given axes and return what they have drawn, for your own pictures; ``*_figure``
 return a figure of which no global state knows; :func:`save` and :func:`svg` turn it into files.
 """
 
