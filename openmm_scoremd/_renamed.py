@@ -111,6 +111,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
 NAMES: Final[dict[str, str]] = {
     "evaluation.held_back_frames": "evaluation.evaluate.held_out_frames",
+    "models.factory.NetworkConfig": "models.families.former_config",
     "artifact.SCHEMA_VERSION": "description.SCHEMA_VERSION",
     "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
     "weights.ModelDescription": "models.weights.WeightsDescription",

@@ -163,6 +163,14 @@ def test_entries_of_old_files():
     )
 
 
+def test_calls_of_earlier_versions():
+    with pytest.warns(FutureWarning, match="models.families"):
+        former = importlib.import_module("openmm_scoremd.models.factory")
+    assert former.NetworkConfig(kind="mlp", widths=(3,)) == MLPConfig(hidden_dims=(3,))
+    assert former.NetworkConfig(width=8) == GraphTransformerConfig(hidden_dim=8)
+    assert former.build_model is build_model
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
