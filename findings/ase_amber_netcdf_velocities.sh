@@ -9,7 +9,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check \
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check \
     'openmm==8.6.1' 'MDAnalysis==2.11.0' 'ase==3.29.0' 'netCDF4==1.7.4' 'numpy==2.4.6'
 venv/bin/python -W ignore - <<'PYTHON'
 import sys

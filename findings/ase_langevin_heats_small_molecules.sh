@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check 'ase==3.27.0' 'numpy==2.4.6' 'scipy==1.17.1'
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check 'ase==3.27.0' 'numpy==2.4.6' 'scipy==1.17.1'
 venv/bin/python -W error::FutureWarning - <<'PYTHON'
 import sys
 

@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check 'deeptime==0.5.0' 'numpy==2.4.6'
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check 'deeptime==0.5.0' 'numpy==2.4.6'
 venv/bin/python -W ignore - <<'PYTHON'
 import sys
 from importlib.metadata import version

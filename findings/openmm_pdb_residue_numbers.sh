@@ -10,7 +10,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check \
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check \
     'openmm==8.6.1' 'mdtraj==1.11.1.post2' 'gemmi==0.7.5' 'MDAnalysis==2.11.0' 'numpy==2.4.6'
 venv/bin/python -W ignore - <<'PYTHON'
 import sys
