@@ -47,7 +47,7 @@ def test_record_says_where_and_with_what_it_was_made(smoke):
 @pytest.mark.slow
 def test_every_variant_is_timed_for_every_network(smoke, benchmark):
     _, record = smoke
-    shapes = [(n["n_beads"], n["architecture"]["width"]) for n in record["networks"]]
+    shapes = [(n["n_beads"], n["architecture"]["hidden_dim"]) for n in record["networks"]]
     assert shapes[:2] == [(5, 96), (10, 128)]
     expected = [(r, v.name) for r in benchmark.SMOKE.replicas for v in benchmark.VARIANTS]
     for network in record["networks"]:
