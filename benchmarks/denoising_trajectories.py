@@ -37,7 +37,7 @@ from torch import Tensor
 
 from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd._files.run_record import package_versions
-from openmm_scoremd.analysis.metrics import MUELLER_BROWN_LIMITS, js_divergence
+from openmm_scoremd.analysis.comparison.metrics import MUELLER_BROWN_LIMITS, js_divergence
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
     MUELLER_BROWN_THERMAL_ENERGY,

@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from openmm_scoremd import ScoreModelFile, export_torchscript, save_dataset
 from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd._files.run_record import package_versions
-from openmm_scoremd.analysis.free_energy import free_energy_2d
-from openmm_scoremd.analysis.metrics import (
+from openmm_scoremd.analysis.comparison.metrics import (
     COMBINED_RANGE,
     MUELLER_BROWN_LIMITS,
     js_divergence,
     pmf_error,
 )
-from openmm_scoremd.analysis.plots import plot_surfaces
+from openmm_scoremd.analysis.observables.free_energy import free_energy_2d
+from openmm_scoremd.analysis.report.plots import save, surface_figure
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
     mueller_brown_expression,
@@ -281,7 +281,7 @@ def _collect(output: Path, protocol: Protocol) -> None:
             with np.load(output / f"{method}-0/frames.npz") as frames:
                 surfaces[f"{method}, iid"] = _surface(frames["iid"])
                 surfaces[f"{method}, simulation"] = _surface(frames["simulation"])
-    plot_surfaces(surfaces, FIGURE, x_label="x (nm)", y_label="y (nm)")
+    save(surface_figure(surfaces, x_label="x (nm)", y_label="y (nm)"), FIGURE)
     print(f"{RESULTS}\n{FIGURE}")
 
 

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from openmm_scoremd._files.atomic import atomic_path
-from openmm_scoremd.analysis._histogram import FloatArray
-from openmm_scoremd.analysis._styles import Style, styles_of
+from openmm_scoremd.analysis.report.styles import Style, styles_of
+from openmm_scoremd.analysis.statistics.grids import FloatArray
 
 SMALL, NORMAL = 8.0, 9.5  # font sizes, points
 GUIDE = "#999999"

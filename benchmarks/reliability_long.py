@@ -18,12 +18,12 @@ from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     FAILURES,
     SETTINGS,
-    SIDECAR,
     Checkpoint,
 )
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.trajectories.reading import load_replicas
+from openmm_scoremd.trajectories.segments import SIDECAR
 
 MEMORY = "memory.csv"
 SAMPLE_SECONDS = 10.0

@@ -17,7 +17,11 @@ from rich.progress import Progress, track
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript, save_dataset
 from openmm_scoremd._files.atomic import write_json
-from openmm_scoremd.analysis.metrics import MUELLER_BROWN_LIMITS, js_divergence, pmf_error
+from openmm_scoremd.analysis.comparison.metrics import (
+    MUELLER_BROWN_LIMITS,
+    js_divergence,
+    pmf_error,
+)
 from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.training.config_file import load_training_config
 from openmm_scoremd.training.trainer import CHECKPOINT, Trainer

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd.analysis.reweighting import independent_frames, reweight
+from openmm_scoremd.analysis.statistics.reweighting import independent_frames, reweight
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 
@@ -41,12 +41,12 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 
 # %%
 simulation = ReplicaSimulation(
-    model, replicas=REPLICAS, seed=options.seed, backend="kernel", potential_scale=SCALES[0]
+    model, replicas=REPLICAS, seed=options.seed, backend="kernel", potential_factor=SCALES[0]
 )
 simulation.set_positions(model.sample(REPLICAS, seed=options.seed))
 energies, angles = [], []
 for scale in SCALES:
-    simulation.potential_scale = scale
+    simulation.potential_factor = scale
     simulation.step(EQUILIBRATION)
     frames = []
     for _ in track(range(FRAMES), description=f"factor {scale:g}", console=console):

@@ -7,15 +7,19 @@ the module. A module that kept its name, or became a package of it, calls :func:
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 PACKAGE: Final = "openmm_scoremd"
+
+Class = TypeVar("Class", bound=type)
 
 #: Modules of version 0.1, without the package's name, and where their content is.
 MODULES: Final[dict[str, tuple[str, ...]]] = {
@@ -24,6 +28,29 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "_tensors": ("_files.tensors",),
     "adjustable": ("artifact.noise_levels",),
     "analysis._json": ("_files.plain_json",),
+    "analysis.agreement": ("analysis.comparison.pairs",),
+    "analysis.basins": ("analysis.observables.basins",),
+    "analysis.comparison": (
+        "analysis.comparison.measures", "analysis.comparison.metrics", "analysis.comparison.table",
+    ),
+    "analysis.features": ("analysis.comparison.features",),
+    "analysis.free_energy": ("analysis.observables.free_energy",),
+    "analysis.groups": ("analysis.observables.groups",),
+    "analysis.kinetics": ("analysis.statistics.kinetics",),
+    "analysis.metrics": ("analysis.comparison.metrics",),
+    "analysis.observables": ("analysis.observables.internal_coordinates",),
+    "analysis.page": ("analysis.report.page",),
+    "analysis.planes": ("analysis.comparison.planes",),
+    "analysis.plots": ("analysis.report.plots",),
+    "analysis.report": ("analysis.report.folder",),
+    "analysis.report_plots": ("analysis.report.plots",),
+    "analysis.reweighting": ("analysis.statistics.reweighting",),
+    "analysis.results": ("analysis.comparison.table",),
+    "analysis.samples": ("analysis.statistics.samples",),
+    "analysis.summary": ("analysis.comparison.summary", "analysis.comparison.pairs"),
+    "analysis.training_log": ("analysis.report.curves",),
+    "analysis.two_sample": ("analysis.statistics.two_sample",),
+    "analysis.uncertainty": ("analysis.statistics.uncertainty",),
     "artifact": ("artifact.metadata",),
     "cli_commands": (
         "cli.data", "cli.train", "cli.model", "cli.sample", "cli.simulate", "cli.evaluate",
@@ -51,7 +78,6 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "models.exported": ("export.exported",),
     "models.factory": ("models.families", "models.config", "models.base"),
     "models.folded": ("models.graph_transformer.folded",),
-    "models.graph_transformer": ("models.graph_transformer.network",),
     "native": ("forces.kernel",),
     "native.build": ("forces.kernel.build",),
     "native.network": ("forces.kernel.network",),
@@ -70,6 +96,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "simulation.settings": ("simulation.run.settings",),
     "simulation.stepping": ("simulation.run.stepping",),
     "simulation.trajectories": ("trajectories.reading",),
+    "topology": ("trajectories.bead_files",),
     "torchscript": ("artifact.torchscript",),
     "training.average": ("training.ema",),
     "training.build": ("training.setup",),
@@ -83,6 +110,8 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
 NAMES: Final[dict[str, str]] = {
+    "evaluation.held_back_frames": "evaluation.evaluate.held_out_frames",
+    "models.factory.NetworkConfig": "models.families.former_config",
     "artifact.SCHEMA_VERSION": "description.SCHEMA_VERSION",
     "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
     "weights.ModelDescription": "models.weights.WeightsDescription",
@@ -146,7 +175,8 @@ def keep_old_names(module: str) -> None:
     old = _short(module)
 
     def find(name: str) -> Any:
-        if not name.startswith("__"):
+        # `from package import submodule` asks here first where the submodule is not loaded yet.
+        if not name.startswith("__") and not _is_submodule(f"{module}.{name}"):
             places = [f"{place}.{name}" for place in MODULES.get(old, ())]
             for place in (NAMES[f"{old}.{name}"],) if f"{old}.{name}" in NAMES else places:
                 with contextlib.suppress(AttributeError):
@@ -157,6 +187,41 @@ def keep_old_names(module: str) -> None:
 
     # Type checkers are not to see it: any name would be right for them.
     vars(sys.modules[module])["__getattr__"] = find
+
+
+def keep_old_attribute(old: str, new: str) -> Callable[[Class], Class]:
+    """Let a class be made with an argument under its former name, and have that attribute."""
+
+    def keep(kind: Class) -> Class:
+        name, init = f"{kind.__name__}.{{}}", kind.__init__  # type: ignore[misc]
+
+        @functools.wraps(init)
+        def accept(self: Any, *given: Any, **named: Any) -> None:
+            if old in named:
+                _warn(name.format(old), name.format(new))
+                named[new] = named.pop(old)
+            init(self, *given, **named)
+
+        def get(self: Any) -> Any:
+            _warn(name.format(old), name.format(new))
+            return getattr(self, new)
+
+        def change(self: Any, value: Any) -> None:
+            _warn(name.format(old), name.format(new))
+            setattr(self, new, value)
+
+        for attribute, value in {"__init__": accept, old: property(get, change)}.items():
+            setattr(kind, attribute, value)
+        return kind
+
+    return keep
+
+
+def _is_submodule(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of a module that is no package
+        return False
 
 
 def _short(name: str) -> str:

@@ -27,12 +27,7 @@ from openmm_scoremd.forces.options import Backend, CudaGraphs
 from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.units import (
-    FloatOrQuantity,
-    frames_in_nanometers,
-    thermal_energy,
-    to_kelvin,
-)
+from openmm_scoremd.units import FloatOrQuantity, frames_in_nanometers, thermal_energy, to_kelvin
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
 
@@ -350,7 +345,7 @@ class ScoreModelFile:
         :func:`openmm_scoremd.sampling.langevin.draw_trajectory`.
         """
         random = torch.Generator(self._device).manual_seed(seed)
-        frames = start if isinstance(start, int) else self._frames(start)[0]
+        frames = int(start) if isinstance(start, (int, np.integer)) else self._frames(start)[0]
         chain = (self.score_fn, self.metadata, frames, n_frames)
         return draw_trajectory(*chain, generator=random, settings=settings, progress=progress)
 
@@ -368,10 +363,8 @@ class ScoreModelFile:
             logger.warning(
                 "the simulation has %g K, the model %g K: a coarse-grained potential is a free "
                 "energy of its own temperature, and at another one its distribution is neither "
-                "that of the training data nor that of the molecule",
-                kelvin,
-                self.temperature,
-            )
+                "that of the training data nor that of the molecule", kelvin, self.temperature,
+            )  # fmt: skip
         return kelvin
 
     def _frames(self, positions: ArrayLike) -> tuple[FloatArray, tuple[int, ...]]:

@@ -82,6 +82,8 @@ print(result.format_table())
 # - **noise floor**: the same metric between two independent sets of *reference* frames of the same
 #   sizes. A divergence between two finite sets is never zero; this is what a perfect model gets.
 # - **ratio**: value over floor. Around 1, nothing is wrong that this metric could see.
+# - **p**: whether the clearest difference in these observables can be chance; the line below the
+#   metrics has that of all regions, which decides.
 #
 # Frames of a simulation are correlated, so a few thousand of them may be worth some hundred: even
 # a perfect simulation lies above its floor. The verdict below the table takes that into account.
@@ -96,8 +98,7 @@ print(result.format_table())
 
 # %%
 for pair in result.summary.pairs:
-    found = "consistent" if pair.consistent else "NOT consistent"
-    print(f"{pair.second} and {pair.first}: {found}, p = {pair.p_value:.2g}")
+    print(f"{pair.second} and {pair.first}: {pair.verdict}, p = {pair.p_value:.2g}")
 try:
     result.require_consistent()
     print("nothing found that contradicts consistency")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.errors import InvalidInputError
@@ -78,12 +78,19 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+class FileInMemory(Protocol):
+    """What was read from a file that may be elsewhere by now."""
+
+    path: Path
+    sha256: str
+
+
 def write_run_record(
     folder: str | os.PathLike[str],
     *,
     arguments: Mapping[str, Any],
     seeds: Mapping[str, int],
-    inputs: Mapping[str, str | os.PathLike[str]],
+    inputs: Mapping[str, str | os.PathLike[str] | FileInMemory],
     results: Mapping[str, Any],
 ) -> Path:
     """Write ``run.json``: what made the files in a folder.
@@ -96,7 +103,7 @@ def write_run_record(
         Arguments of the run.
     seeds : mapping of str to int
         Every random seed used.
-    inputs : mapping of str to path
+    inputs : mapping of str to path or FileInMemory
         Input files; their SHA-256 is recorded.
     results : mapping
         Numbers worth keeping beside the files.
@@ -114,10 +121,7 @@ def write_run_record(
             "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "arguments": arguments,
             "seeds": seeds,
-            "inputs": {
-                name: {"name": Path(file).name, "sha256": sha256_of_file(file)}
-                for name, file in inputs.items()
-            },
+            "inputs": {name: _identity(file) for name, file in inputs.items()},
             "versions": package_versions(),
             "machine": {
                 "processor": platform.machine(),
@@ -128,3 +132,9 @@ def write_run_record(
         },
     )
     return path
+
+
+def _identity(file: str | os.PathLike[str] | FileInMemory) -> dict[str, str]:
+    if isinstance(file, (str, os.PathLike)):
+        return {"name": Path(file).name, "sha256": sha256_of_file(file)}
+    return {"name": file.path.name, "sha256": file.sha256}

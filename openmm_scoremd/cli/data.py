@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from openmm_scoremd.cli.beads import BeadChoice, chosen_beads
 from openmm_scoremd.cli.options import require_suffix
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from openmm_scoremd.data.dataset import CGDataset
-
-logger = logging.getLogger(__name__)
 
 
 def coarse_grain(
@@ -44,6 +38,7 @@ def coarse_grain(
     from openmm_scoremd.data.coarse_graining import coarse_grain_trajectory, load_topology
     from openmm_scoremd.data.dataset import save_dataset
     from openmm_scoremd.data.summary import format_summary
+    from openmm_scoremd.trajectories.bead_files import write_viewer_files
     from openmm_scoremd.trajectories.reading import without_c_output
     from openmm_scoremd.units import thermal_energy
 
@@ -68,7 +63,7 @@ def coarse_grain(
         )
     scale = dataset.scale  # An error if there is nothing to learn, better now than in training.
     save_dataset(dataset, output)
-    _write_bead_topologies(dataset, output)
+    write_viewer_files(dataset.topology, dataset.positions[0], Path(output).with_suffix(""))
     print(
         f"{output}: {dataset.n_frames:,} frames of {dataset.n_beads} beads at "
         f"{dataset.temperature:g} K, scale {scale:.4f} nm"
@@ -81,14 +76,3 @@ def _require_new_files(path: str, *suffixes: str) -> None:
     for file in (Path(path).with_suffix(suffix) for suffix in suffixes):
         if file.exists():
             raise InvalidInputError(f"{file} exists already; give another name for the output")
-
-
-def _write_bead_topologies(dataset: CGDataset, output: str) -> None:
-    from openmm_scoremd.topology import write_pdb, write_psf
-
-    try:
-        write_pdb(dataset.topology, dataset.positions[0], Path(output).with_suffix(".pdb"))
-        write_psf(dataset.topology, Path(output).with_suffix(".psf"))
-    # The dataset is there, and nothing else is needed.
-    except InvalidInputError as error:
-        logger.warning("no bead topology beside %s: %s", output, error)

@@ -107,12 +107,12 @@ def _write_evaluation(
 ) -> Evaluation:
     """Read or draw all sets, compare them, and write the report into the folder."""
     from openmm_scoremd.analysis.comparison import Resampling
-    from openmm_scoremd.evaluation.evaluate import evaluate, held_back_frames, read_frames, read_run
+    from openmm_scoremd.evaluation.evaluate import evaluate, held_out_frames, read_frames, read_run
     from openmm_scoremd.models.weights import load_weights
 
     file = load_model(model, device)
     # Whatever is wrong with files is better said before minutes of sampling.
-    held_back_frames(file, reference)
+    held_out_frames(file, reference)
     if not 0.0 < alpha < 1.0:
         raise InvalidInputError(f"alpha is {alpha}; it must lie between 0 and 1")
     if sources.weights is not None:

@@ -117,7 +117,7 @@ def _sample_independent(
         folder,
         arguments={"frames": frames, "solver": solver, "steps": steps, "device": device},
         seeds={"sampling": seed},
-        inputs={"model": file.path},
+        inputs={"model": file},
         results={},
     )
     return f"{path}: {frames:,} independent frames"
@@ -154,7 +154,7 @@ def _sample_chains(
         folder,
         arguments={**arguments, "friction": friction, "temperature": kelvin, "device": device},
         seeds={"sampling": seed},
-        inputs={"model": file.path},
+        inputs={"model": file},
         results={**results, "chain_steps_per_second": speed},
     )
     return (

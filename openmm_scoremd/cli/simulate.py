@@ -76,7 +76,7 @@ def simulate(
         "timestep": timestep, "friction": friction, "temperature": temperature,
         "equilibration": equilibration, "format": format, "files": files, "margin": margin,
         "on_failure": on_failure, "jumps": jumps, "checkpoint_seconds": checkpoint_seconds,
-        "platform": platform, "potential_scale": potential_factor,
+        "platform": platform, "potential_factor": potential_factor,
         "backend": backend, "device": force_device,
     }  # fmt: skip
     file = load_model(model, device)
@@ -217,7 +217,7 @@ def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
         run.folder,
         arguments=settings.to_dict(),
         seeds={"simulation": settings.seed},
-        inputs={"model": file.path},
+        inputs={"model": file},
         results={
             "replica_steps": settings.replicas * settings.steps,
             "replica_steps_per_second": run.replica_steps_per_second,

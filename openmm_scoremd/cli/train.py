@@ -129,8 +129,8 @@ def _moving(advance: Advance) -> Progress:
 
 
 def _plot_loss(trainer: Trainer) -> None:
-    from openmm_scoremd.analysis.plots import plot_loss
-    from openmm_scoremd.analysis.training_log import read_loss_csv
+    from openmm_scoremd.analysis.report.curves import read_loss_csv
+    from openmm_scoremd.analysis.report.plots import loss_figure, save
     from openmm_scoremd.training.trainer import LOG
 
     try:
@@ -139,4 +139,4 @@ def _plot_loss(trainer: Trainer) -> None:
     except InvalidInputError as error:
         logger.warning("no picture of the loss: %s", error)
         return
-    plot_loss({"training": curve}, trainer.folder / "loss.png")
+    save(loss_figure({"training": curve}), trainer.folder / "loss.png")

@@ -11,6 +11,8 @@ FloatArray = NDArray[np.float64]
 
 #: Slow motions show in the first principal components; more of them only add noise.
 _COMPONENTS = 5
+#: Beads, evenly taken, that say well enough how a large molecule moves.
+_MOST_BEADS = 100
 
 
 def effective_frames(positions: NDArray[np.floating]) -> float:
@@ -36,7 +38,7 @@ def effective_frames(positions: NDArray[np.floating]) -> float:
         return float(n_frames)
     spread = (positions - positions.mean(axis=1, keepdims=True)).astype(np.float64)
     gyration = np.sqrt((spread**2).sum(axis=-1).mean(axis=-1))[:, None]
-    features = shape_features(positions)
+    features = shape_features(positions[:, :: -(-positions.shape[1] // _MOST_BEADS)])
     features = features - features.mean(axis=0)
     axes = np.linalg.svd(features[:: -(-n_frames // 2000)], full_matrices=False)[2][:_COMPONENTS]
     series = np.concatenate([gyration, features @ axes.T], axis=1)

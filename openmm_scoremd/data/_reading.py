@@ -12,8 +12,8 @@ import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd.data._looks import check_box, check_first_frame
 from openmm_scoremd.data._periodic import Molecules, cell_heights, usable_cell
+from openmm_scoremd.data._sanity_checks import check_box, check_first_frame
 from openmm_scoremd.errors import DatasetError
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -85,15 +85,16 @@ class AtomReader:
         molecules = self._molecules(path, _first_frame(path, self._topology))
         loaded = molecules.atom_indices if molecules else tuple(sorted(self._atoms))
         columns = np.searchsorted(loaded, self._atoms)
-        n_read = 0
+        n_read, box_fits = 0, True
         for chunk in _read(path, self._topology, chunk_size, loaded):
             n_read += chunk.n_frames
             xyz = chunk.xyz
             if molecules is not None:
                 cells = chunk.unitcell_vectors
                 xyz = molecules.make_whole(xyz, cells)
-                longest, heights = molecules.longest_step(xyz), cell_heights(cells)
-                check_box(path, longest, float(heights.min()), self._on_problem)
+                if box_fits:  # to say it once is enough
+                    longest, heights = molecules.longest_step(xyz), cell_heights(cells)
+                    box_fits = check_box(path, longest, float(heights.min()), self._on_problem)
             yield xyz[:, columns]
         _warn_if_cut_off(Path(path), n_read)
 

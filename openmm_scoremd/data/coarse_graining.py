@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
 import itertools
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data._beads import BeadMasses, describe_beads
 from openmm_scoremd.data._grouping import BeadRules, group_atoms, read_rules
-from openmm_scoremd.data._looks import FrameCopies, check_beads
 from openmm_scoremd.data._presets import preset_beads, some
 from openmm_scoremd.data._reading import AtomReader, BoxTreatment
+from openmm_scoremd.data._sanity_checks import DuplicateFrames, check_beads
 from openmm_scoremd.data.atoms import AtomTopology, load_topology
 from openmm_scoremd.data.dataset import CGDataset, check_finite
 from openmm_scoremd.errors import DatasetError, InvalidInputError
@@ -331,12 +332,12 @@ def coarse_grain_trajectory(
     paths = [trajectory] if isinstance(trajectory, str | os.PathLike) else list(trajectory)
     problems = _Problems(on_problem)
     reader = AtomReader(topology, mapping.atom_indices, box=box, on_problem=problems.add)
-    copies = FrameCopies(problems.add)
+    duplicates = DuplicateFrames()
     kept: list[NDArray[np.float32]] = []
     reference: NDArray[Any] | None = None
-    n_read = 0
+    n_read, starts = 0, list[int]()
     for path in paths:
-        first_of_file = n_read
+        starts.append(n_read)
         for atoms in reader.chunks(path, chunk_size):
             numbers = np.arange(n_read, n_read + len(atoms))
             chosen = numbers % stride == 0
@@ -344,7 +345,7 @@ def coarse_grain_trajectory(
             if chosen.any():
                 beads = mapping._beads_of(atoms[chosen])
                 check_finite(beads, frame_numbers=numbers[chosen])
-                copies.add(beads, [_frame_name(path, k - first_of_file) for k in numbers[chosen]])
+                duplicates.add(beads, numbers[chosen])
                 if reference is None:
                     reference = center(beads[0].astype(np.float64))
                 kept.append(kabsch_align(beads, reference).astype(np.float32))
@@ -352,7 +353,7 @@ def coarse_grain_trajectory(
                 progress(n_read)
     if not kept:
         raise DatasetError("the trajectory has no frames; give one with at least one frame")
-    copies.check()
+    duplicates.check(lambda number: _frame_name(number, starts, paths), problems.add)
     positions = np.concatenate(kept)
     check_beads(positions, mapping.topology, problems.add)
     boxes = [f"box: {treatment}" for treatment in dict.fromkeys(reader.boxes.values())]
@@ -379,8 +380,9 @@ class _Problems:
         self.found.append(f"forced: {problem}")
 
 
-def _frame_name(path: PathLike, frame: int) -> str:
-    return f"frame {frame} of {os.path.basename(path)}"
+def _frame_name(number: int, starts: Sequence[int], paths: Sequence[PathLike]) -> str:
+    file = bisect.bisect_right(starts, number) - 1
+    return f"frame {number - starts[file]} of {os.path.basename(paths[file])}"
 
 
 def _source_hash(paths: Sequence[PathLike]) -> str:

@@ -6,6 +6,8 @@ import textwrap
 from collections import defaultdict
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from openmm_scoremd.data._correlation import effective_frames
 from openmm_scoremd.data.dataset import CGDataset
@@ -73,9 +75,7 @@ def _bond_rows(dataset: CGDataset) -> list[tuple[str, str]]:
 
 
 def _pieces(beads: BeadTopology) -> str:
-    piece = list(range(beads.n_beads))
-    for i, j in beads.bonds:
-        old, new = piece[j], piece[i]
-        piece = [new if p == old else p for p in piece]
-    count = len({*piece})
+    ends = np.array(beads.bonds).T
+    graph = coo_array((np.ones(len(beads.bonds)), tuple(ends)), shape=(beads.n_beads,) * 2)
+    count, _ = connected_components(graph, directed=False)
     return f"{count} piece{'s' * (count > 1)}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.run_record import package_versions, sha256_of_file, write_run_record
-from openmm_scoremd.analysis.comparison import Resampling
-from openmm_scoremd.analysis.report import ReportHeader, write_report
-from openmm_scoremd.analysis.results import Comparison
-from openmm_scoremd.analysis.samples import SampleSet
-from openmm_scoremd.analysis.summary import REFERENCE, Summary, summarise
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
-from openmm_scoremd.errors import (
-    DatasetError,
-    InconsistentError,
-    ModelFileError,
-)
-from openmm_scoremd.evaluation.fokker_planck import FokkerPlanckError, fokker_planck_error
+from openmm_scoremd._files.run_record import package_versions, write_run_record
+from openmm_scoremd.analysis.comparison.summary import REFERENCE, Summary, summarise
+from openmm_scoremd.analysis.report.curves import FokkerPlanckError
+from openmm_scoremd.analysis.report.folder import ReportHeader, write_report
+from openmm_scoremd.analysis.statistics.samples import SampleSet
+from openmm_scoremd.analysis.statistics.uncertainty import Resampling
+from openmm_scoremd.errors import InconsistentError, ModelFileError
+from openmm_scoremd.evaluation.fokker_planck import fokker_planck_error
+from openmm_scoremd.evaluation.reference import Reference, held_out_frames, load_reference
+from openmm_scoremd.evaluation.runs import read_frames, read_run
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import load_weights
-from openmm_scoremd.trajectories.reading import load_replicas, replica_breaks
-from openmm_scoremd.trajectories.segments import SIDECAR
 
-logger = logging.getLogger(__name__)
+__all__ = ["Evaluation", "evaluate", "held_out_frames", "read_frames", "read_run"]
 
 _ENERGY_FRAMES = 500
 _FOKKER_PLANCK_TIMES, _FOKKER_PLANCK_FRAMES = 12, 128
@@ -43,107 +36,37 @@ class Evaluation:
 
     Attributes
     ----------
-    comparison : Comparison
-        Metrics against the reference.
     summary : Summary
         Every two sets compared, with the verdict.
     """
 
-    comparison: Comparison
     summary: Summary
 
     @property
     def consistent(self) -> bool:
-        """Whether no two sets contradict each other."""
+        """Whether all sets agree, as far as they can tell."""
         return self.summary.consistent
 
     def format_table(self) -> str:
         """Return metrics and verdict as plain text."""
-        return f"{self.comparison.format_table()}\n{self.summary.format_verdict()}\n"
+        return self.summary.format_table()
 
     def require_consistent(self) -> None:
-        """Raise if two sets contradict each other.
+        """Raise unless all sets agree.
 
         Raises
         ------
         InconsistentError
-            Names the pairs.
+            Names the pairs that contradict each other, or that tell nothing and why.
         """
-        pairs = [f"{p.second} and {p.first}" for p in self.summary.pairs if not p.consistent]
-        if pairs:
-            raise InconsistentError(f"not consistent: {'; '.join(pairs)}")
-
-
-def held_back_frames(
-    model: ScoreModelFile, reference: str | os.PathLike[str]
-) -> NDArray[np.float32]:
-    """Return the frames of a dataset that a model has not been trained on.
-
-    Parameters
-    ----------
-    model : ScoreModelFile
-        The model; it knows its dataset's hash and how the frames were split.
-    reference : path-like
-        CG dataset (``.npz``).
-
-    Returns
-    -------
-    ndarray, shape (frames, N, 3), nm
-        The frames held back if it is the dataset of the training, all frames if it is another.
-
-    Raises
-    ------
-    DatasetError
-        If the dataset cannot be read or is of another molecule.
-    ModelFileError
-        If the model does not say how its dataset was split.
-    """
-    dataset = _load_reference(model, reference)
-    return dataset.positions[_held_back(model, dataset, sha256_of_file(reference))]
-
-
-def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
-    """Read the trajectories of a simulation or of ``scoremd sample --trajectory``.
-
-    Parameters
-    ----------
-    folder : path-like
-        Folder of a run, or any folder of trajectories. ``trajectories.json`` there says how far
-        apart frames are and at which frames replicas were started again, so that nothing looks
-        across; ``run.json`` tells the former for other trajectories. Both may be missing.
-    n_beads : int
-        Beads of one replica.
-
-    Returns
-    -------
-    SampleSet
-        Frames, breaks, time between frames.
-
-    Raises
-    ------
-    DatasetError
-        If a trajectory or the record of the run cannot be read.
-    """
-    positions = load_replicas(folder, n_beads=n_beads)
-    path = Path(folder)
-    if not path.is_dir():
-        return SampleSet(positions)
-    return SampleSet(
-        positions,
-        breaks=replica_breaks(path),
-        frame_interval=_frame_interval(path),
-    )
-
-
-def read_frames(folder: str | os.PathLike[str], *, n_beads: int) -> NDArray[np.float32]:
-    """Read independent frames (frames, N, 3) in nm, all DCD files of a folder or one such file.
-
-    Raises
-    ------
-    DatasetError
-        If they cannot be read.
-    """
-    return np.concatenate([*load_replicas(folder, n_beads=n_beads)])
+        found = [
+            f"{pair.second} and {pair.first}: {pair.verdict}"
+            + (f" ({pair.reason})" if pair.verdict == "cannot tell" else "")
+            for pair in self.summary.pairs
+            if not pair.consistent
+        ]
+        if found:
+            raise InconsistentError("; ".join(found))
 
 
 def evaluate(
@@ -168,13 +91,13 @@ def evaluate(
     model : ScoreModelFile
         What made the frames.
     reference : path-like
-        CG dataset (``.npz``); see :func:`held_back_frames`.
+        CG dataset (``.npz``); see :func:`~openmm_scoremd.evaluation.reference.load_reference`.
     folder : path-like
         Where to write.
     iid : ndarray, shape (frames, N, 3), nm, or None
         Independent frames, if there are any.
     replicas : ndarray, shape (replicas, frames, N, 3), nm, or SampleSet, or None
-        Simulation, if there is one; see :func:`read_run`.
+        Simulation, if there is one; see :func:`~openmm_scoremd.evaluation.runs.read_run`.
     trajectories : SampleSet, optional
         Denoising trajectories.
     weights : path-like, optional
@@ -198,50 +121,39 @@ def evaluate(
     InvalidInputError
         If there is nothing to compare, or frames are empty or not finite.
     ModelFileError
-        If the model does not say how its dataset was split.
+        If the model does not say how its dataset was split, or the weights are of other beads.
     """
-    dataset = _load_reference(model, reference)
-    sha256 = sha256_of_file(reference)
-    unseen = dataset.positions[_held_back(model, dataset, sha256)]
-    dimensions = dataset.n_dims
+    known = load_reference(model, reference)
     given = {
+        REFERENCE: SampleSet(known.positions),
         "iid": iid if iid is None else SampleSet(np.asarray(iid)),
         "simulation": SampleSet(replicas) if isinstance(replicas, np.ndarray) else replicas,
         "denoising": trajectories,
     }
-    samples = {name: _in(s, dimensions) for name, s in given.items() if s is not None}
-    # In the order of the dataset: frames of a trajectory may be correlated with their neighbours.
-    ordered = SampleSet(dataset.positions[np.sort(_held_back(model, dataset, sha256))])
-    most = resampling.max_frames or 10**9
     summary = summarise(
-        {REFERENCE: ordered.thinned(most), **{n: s.thinned(most) for n, s in samples.items()}},
+        {name: _in(s, known.dataset.n_dims) for name, s in given.items() if s is not None},
         model.bead_topology,
+        pool=known.dataset.positions,
         energy=_energy_of(model),
         energy_frames=_ENERGY_FRAMES,
-        level=level,
-        seed=resampling.seed,
-    )
-    curve = None if weights is None else _fokker_planck(weights, model, ordered, seed=seed)
-    comparison = write_report(
-        folder,
-        unseen,
-        {name: s.positions for name, s in samples.items()},
-        model.bead_topology,
-        floor=dataset.positions,
         resampling=resampling,
-        summary=summary,
-        header=ReportHeader(model.metadata.title, _about(model, reference, len(unseen), seed)),
-        fokker_planck=curve,
+        level=level,
     )
-    inputs = {"model": model.path, "reference": reference}
+    curve = None if weights is None else _fokker_planck(weights, model, known, seed=seed)
+    header = ReportHeader(model.metadata.title, _about(model, reference, known, seed))
+    write_report(folder, summary, header, fokker_planck=curve)
+    inputs: dict[str, Any] = {"model": model, "reference": reference}
+    content = summary.to_dict()
     write_run_record(
         folder,
-        arguments={"reference_frames": len(unseen), "resampling": resampling, "level": level},
+        arguments={
+            "reference_frames": len(known.positions), "resampling": resampling, "level": level,
+        },
         seeds={"frames": seed, "resampling": resampling.seed},
         inputs=inputs if weights is None else {**inputs, "weights": weights},
-        results=comparison.to_dict(),
-    )
-    return Evaluation(comparison, summary)
+        results={name: content[name] for name in ("verdict", "n_reference", "n_pool", "sets")},
+    )  # fmt: skip
+    return Evaluation(summary)
 
 
 def _in(samples: SampleSet, dimensions: int) -> SampleSet:
@@ -258,15 +170,15 @@ def _energy_of(model: ScoreModelFile) -> Any:
 
 
 def _about(
-    model: ScoreModelFile, reference: str | os.PathLike[str], n_reference: int, seed: int
+    model: ScoreModelFile, reference: str | os.PathLike[str], known: Reference, seed: int
 ) -> dict[str, str]:
     versions = package_versions()
     return {
         "model": model.path.name,
         "SHA-256 of the model": model.sha256,
         "temperature": f"{model.temperature:g} K",
-        "reference": f"{Path(reference).name}, {n_reference:,} frames that training did not see",
-        "SHA-256 of the reference": sha256_of_file(reference),
+        "reference": f"{Path(reference).name}, {known.description}",
+        "SHA-256 of the reference": known.sha256,
         "seed": str(seed),
         "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "with": ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -274,15 +186,15 @@ def _about(
 
 
 def _fokker_planck(
-    weights: str | os.PathLike[str], model: ScoreModelFile, reference: SampleSet, *, seed: int
+    weights: str | os.PathLike[str], model: ScoreModelFile, reference: Reference, *, seed: int
 ) -> FokkerPlanckError:
     trained = load_weights(weights)
     description = trained.description
     difference = description.difference_from(model.bead_topology, model.metadata.n_dims)
     if difference:
         raise ModelFileError(
-            f"{os.fspath(weights)} is not of the molecule of {model.path.name}: {difference}; give "
-            "weights of that model"
+            f"the molecule of {model.path.name} is not that of {os.fspath(weights)}: "
+            f"{difference}; give weights of that model"
         )
     return fokker_planck_error(
         trained,
@@ -291,56 +203,3 @@ def _fokker_planck(
         n_frames=_FOKKER_PLANCK_FRAMES,
         seed=seed,
     )
-
-
-def _frame_interval(folder: Path) -> float | None:
-    """Return the time between frames in ps that the records of a folder tell, if they do."""
-    reasons = []
-    # A run that is not at its end, or was made in Python, has only the first.
-    for name in (SIDECAR, "run.json"):
-        try:
-            found = _recorded_interval(json.loads((folder / name).read_text(encoding="utf-8")))
-        except (OSError, LookupError, TypeError, ValueError) as error:
-            reasons.append(f"{name}: {error!r}")
-            continue
-        return found if 0.0 < found < float("inf") else None
-    logger.warning("the time between frames is unknown (%s)", "; ".join(reasons))
-    return None
-
-
-def _recorded_interval(record: Any) -> float:
-    if "timestep_ps" in record:
-        return float(record["timestep_ps"]) * float(record["interval"])
-    results, arguments = record["results"], record["arguments"]
-    if "frame_interval_ps" in results:
-        return float(results["frame_interval_ps"])
-    return float(arguments["timestep"]) * float(arguments["interval"])
-
-
-def _load_reference(model: ScoreModelFile, path: str | os.PathLike[str]) -> CGDataset:
-    dataset = load_dataset(path)
-    name = os.fspath(path)
-    difference = model.metadata.difference_from(dataset.topology, dataset.n_dims)
-    if difference:
-        raise DatasetError(
-            f"{name} is not of the molecule of {model.path.name}: {difference}; give a dataset of "
-            "the same molecule"
-        )
-    if abs(dataset.temperature - model.temperature) > 0.01:
-        logger.warning(
-            "%s is of %g K and %s of %g K: their distributions differ even if the model is perfect",
-            name, dataset.temperature, model.path.name, model.temperature,
-        )  # fmt: skip
-    return dataset
-
-
-def _held_back(model: ScoreModelFile, dataset: CGDataset, sha256: str) -> NDArray[np.int64]:
-    """Return indices of the frames that training has not seen."""
-    everything = np.arange(dataset.n_frames)
-    if sha256 != model.metadata.dataset_sha256:
-        return everything
-    _, held_back = split_of_training(model.metadata.training, dataset.n_frames)
-    if not len(held_back):
-        logger.warning("%s was trained on every frame of the reference", model.path.name)
-        return everything
-    return np.asarray(held_back)

@@ -20,15 +20,14 @@ orientations, as a simulation has them, show larger errors.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from openmm_scoremd.analysis.report.curves import FokkerPlanckError
 from openmm_scoremd.diffusion.fokker_planck import exact_residual
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.diffusion.schedule import VPSchedule
@@ -37,50 +36,10 @@ from openmm_scoremd.models.base import EnergyModel, ScoreModel
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
 from openmm_scoremd.models.weights import TrainedModel
 
+__all__ = ["FRAME_TIME", "FokkerPlanckError", "error_table", "fokker_planck_error", "frame_errors"]
+
 #: Diffusion time at which single frames are judged: bond lengths are resolved, noise does not rule.
 FRAME_TIME = 1e-3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FokkerPlanckError:
-    """Errors over diffusion time; NaN where no conservative network serves a time.
-
-    Attributes
-    ----------
-    t : (times,) ndarray
-        Diffusion times.
-    n_frames : int
-        Frames at each time.
-    mean_absolute : (times,) ndarray
-        Mean of ``|R| / D``.
-    mean_absolute_error : (times,) ndarray
-        Its standard error.
-    centred : (times,) ndarray
-        Mean of ``|R - median R| / D``.
-    centred_error : (times,) ndarray
-        Its standard error.
-    standard_deviation : (times,) ndarray
-        Of ``R / D`` over frames; unlike ``centred``, a few frames can rule it.
-    """
-
-    t: NDArray[np.float64]
-    n_frames: int
-    mean_absolute: NDArray[np.float64]
-    mean_absolute_error: NDArray[np.float64]
-    centred: NDArray[np.float64]
-    centred_error: NDArray[np.float64]
-    standard_deviation: NDArray[np.float64]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return lists for JSON, with None for NaN."""
-        content: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = np.asarray(getattr(self, field.name)).tolist()
-            is_list = isinstance(value, list)
-            content[field.name] = (
-                [None if math.isnan(v) else v for v in value] if is_list else value
-            )
-        return content
 
 
 def fokker_planck_error(

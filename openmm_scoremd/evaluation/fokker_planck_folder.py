@@ -9,7 +9,7 @@ import numpy as np
 
 from openmm_scoremd._files.atomic import atomic_path, write_json
 from openmm_scoremd._files.run_record import write_run_record
-from openmm_scoremd.analysis.plots import plot_fokker_planck_error
+from openmm_scoremd.analysis.report.plots import fokker_planck_error_figure, save
 from openmm_scoremd.data.dataset import CGDataset, load_dataset
 from openmm_scoremd.errors import DatasetError, InvalidInputError
 from openmm_scoremd.evaluation.fokker_planck import (
@@ -84,7 +84,7 @@ def write_fokker_planck_errors(
         curves[name] = fokker_planck_error(
             trained, dataset.positions, times=grid, n_frames=frames, seed=seed, progress=report
         )
-    plot_fokker_planck_error(curves, folder / "fokker_planck.png")
+    save(fokker_planck_error_figure(curves), folder / "fokker_planck.png")
     content = {name: curve.to_dict() for name, curve in curves.items()}
     write_json(folder / "fokker_planck.json", content)
     write_run_record(

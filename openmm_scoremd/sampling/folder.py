@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.sampling.langevin import Trajectory, mean_mass, trajectory_timestep
-from openmm_scoremd.topology import BeadTopology, write_pdb, write_psf
+from openmm_scoremd.topology import BeadTopology
+from openmm_scoremd.trajectories.bead_files import write_viewer_files
 from openmm_scoremd.trajectories.reading import save_frames
 from openmm_scoremd.trajectories.reporters import replica_paths
 
@@ -36,7 +37,7 @@ def write_independent_frames(
     """
     path = folder / "iid.dcd"
     save_frames(positions, path)
-    _write_topologies(folder, positions[0], topology)
+    write_viewer_files(topology, positions[0], folder / "topology")
     return path
 
 
@@ -55,7 +56,7 @@ def write_chains(folder: Path, found: Trajectory, topology: BeadTopology) -> Non
     paths = replica_paths(folder, len(found.positions))
     for path, positions in zip(paths, found.positions, strict=True):
         save_frames(positions, path)
-    _write_topologies(folder, found.positions[0, 0], topology)
+    write_viewer_files(topology, found.positions[0, 0], folder / "topology")
 
 
 def chain_results(found: Trajectory, metadata: ModelMetadata, *, friction: float) -> dict[str, Any]:
@@ -93,8 +94,3 @@ def chain_results(found: Trajectory, metadata: ModelMetadata, *, friction: float
             "mass and friction is the same for all beads"
         ),
     }
-
-
-def _write_topologies(folder: Path, frame: NDArray[np.floating], topology: BeadTopology) -> None:
-    write_pdb(topology, frame, folder / "topology.pdb")
-    write_psf(topology, folder / "topology.psf")

@@ -172,7 +172,7 @@ def draw_trajectory(
     """
     settings = TrajectorySettings() if settings is None else settings
     t = checked_time(metadata, settings.t)
-    if isinstance(start, int):
+    if isinstance(start, (int, np.integer)):
         start = draw_start(score_fn, metadata, start, generator=generator, t=t)
     x0 = _standardised(start, metadata).to(generator.device)
     curvature = largest_curvature(score_fn, x0[:_CURVATURE_FRAMES], t=t)

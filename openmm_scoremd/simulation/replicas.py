@@ -14,6 +14,7 @@ import openmm
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
+from openmm_scoremd._renamed import keep_old_attribute
 from openmm_scoremd.artifact.noise_levels import (
     SCALE_PARAMETER,
     TIME_PARAMETER,
@@ -51,6 +52,7 @@ _WARM_UP_CALLS = 3
 _LONG_TIMESTEP = 0.02  # ps
 
 
+@keep_old_attribute("potential_scale", "potential_factor")
 class ReplicaSimulation:
     """Langevin dynamics of ``replicas`` independent copies, the model called once for all.
 
@@ -81,7 +83,7 @@ class ReplicaSimulation:
         ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the
         range of particles of replica ``r``. Forces that PLUMED or a metadynamics brings have to be
         there before the Context is made, too. See :func:`~.replica_forces.replicated`.
-    potential_scale : float, optional
+    potential_factor : float, optional
         Factor of the model's potential; the attribute of this name changes it later. None: 1 for
         good. At another one than 1 a warning is logged.
     diffusion_time : float, optional
@@ -131,7 +133,7 @@ class ReplicaSimulation:
         backend: Backend = "auto",
         device: str | None = None,
         prepare_system: PrepareSystem | None = None,
-        potential_scale: float | None = None,
+        potential_factor: float | None = None,
         diffusion_time: float | None = None,
     ) -> None:
         self.model = model
@@ -141,7 +143,7 @@ class ReplicaSimulation:
             model.temperature if temperature is None else temperature
         )
         self._random = np.random.default_rng(self.seed)
-        self._adjustable: Adjustable = "nothing" if potential_scale is None else "scale"
+        self._adjustable: Adjustable = "nothing" if potential_factor is None else "scale"
         if diffusion_time is not None:
             self._adjustable = "scale-and-time"
         system = model.create_system(
@@ -159,20 +161,20 @@ class ReplicaSimulation:
         topology = model.replica_topology(self.replicas)
         self.simulation = make_simulation(topology, system, integrator, choose_platform(platform))
         self._noise = NoiseStream(self.simulation.context)
-        if potential_scale is not None:
-            self.potential_scale = potential_scale
+        if potential_factor is not None:
+            self.potential_factor = potential_factor
         if diffusion_time is not None:
             self.diffusion_time = diffusion_time
 
     @property
-    def potential_scale(self) -> float:
+    def potential_factor(self) -> float:
         """Factor of the model's potential; of added forces it is none."""
         if self._adjustable == "nothing":
             return 1.0
         return float(self.simulation.context.getParameter(SCALE_PARAMETER))
 
-    @potential_scale.setter
-    def potential_scale(self, scale: float) -> None:
+    @potential_factor.setter
+    def potential_factor(self, scale: float) -> None:
         self._set_parameter(SCALE_PARAMETER, checked_scale(scale, self.model.temperature))
 
     @property
@@ -193,7 +195,7 @@ class ReplicaSimulation:
         Added forces are not in them. Errors are those of :meth:`ScoreModelFile.potential_energy`.
         """
         t = self.diffusion_time if self._adjustable == "scale-and-time" else None
-        return self.potential_scale * self.model.potential_energy(frames, t=t)
+        return self.potential_factor * self.model.potential_energy(frames, t=t)
 
     @property
     def current_step(self) -> int:
@@ -347,8 +349,8 @@ class ReplicaSimulation:
         context = self.simulation.context
         if name not in context.getParameters():
             raise InvalidInputError(
-                "the simulation has no such parameter; give potential_scale or diffusion_time when "
-                "it is made, and it can be changed afterwards"
+                "the simulation has no such parameter; give potential_factor or diffusion_time "
+                "when it is made, and it can be changed afterwards"
             )
         context.setParameter(name, value)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.diffusion.explicit_flow import ExplicitFlow
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
@@ -55,8 +56,8 @@ class WeightedFrames:
         return float(1.0 / np.square(self.weights).sum())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all arrays to one ``.npz`` file, by their names here."""
-        with open(path, "wb") as file:
+        """Write all arrays to one ``.npz`` file, by their names here, whole or not at all."""
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **dataclasses.asdict(self))
 
     def average(self, values: FloatArray) -> tuple[float, float]:

@@ -94,9 +94,8 @@ class TrajectoryRecord:
             }:
                 raise ValueError("it names replicas that are not there")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(
-                f"{path} is missing or damaged ({error}); give the trajectory files"
-            ) from error
+            state = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+            raise DatasetError(f"{path} is {state} ({error}); give the trajectory files") from error
         return record
 
     @property

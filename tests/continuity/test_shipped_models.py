@@ -12,7 +12,7 @@ import openmm
 import pytest
 
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.analysis.observables import phi_psi
+from openmm_scoremd.analysis.observables.internal_coordinates import phi_psi
 from openmm_scoremd.artifact.torchscript import load_module, tensor_digest
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import MissingDependencyError

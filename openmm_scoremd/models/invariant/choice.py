@@ -33,8 +33,6 @@ class FeatureChoice:
         size.
     pair_classes : tuple of int
         Pairs of one class have the same coefficients. Few beads: a class for every pair.
-    far : tuple of bool
-        Pairs whose distance torsions decide, if bonds and angles are fixed.
     window_types : tuple of tuple of int
         Type of every bead of every window; empty for one window, which needs none.
     """
@@ -43,7 +41,6 @@ class FeatureChoice:
     volumes: tuple[tuple[int, int, int, int], ...]
     windows: tuple[tuple[int, ...], ...]
     pair_classes: tuple[int, ...]
-    far: tuple[bool, ...]
     window_types: tuple[tuple[int, ...], ...]
 
     @property
@@ -74,10 +71,7 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
             else _local_volumes(n_beads, topology)
         )
         everything = (tuple(range(len(pairs) + 2 * len(volumes))),)
-        bonds = _bonds_between(n_beads, topology)
-        decided = range(3, n_beads) if n_beads <= FEW_BEADS else range(3, 4)
-        far = tuple(bonds[i][j] in decided for i, j in pairs)
-        return FeatureChoice(pairs, volumes, everything, tuple(range(len(pairs))), far, ())
+        return FeatureChoice(pairs, volumes, everything, tuple(range(len(pairs))), ())
     types = bead_types(n_beads, topology)
     volumes = tuple((i, i + 1, i + 2, i + 3) for i in range(n_beads - 3))
     starts = range(n_beads - WINDOW + 1)
@@ -93,8 +87,7 @@ def choose_features(n_beads: int, topology: BeadTopology | None) -> FeatureChoic
         classes.setdefault((types[i], types[j], min(j - i, WINDOW)), len(classes)) for i, j in pairs
     )
     window_types = tuple(tuple(types[first : first + WINDOW]) for first in starts)
-    far = tuple(j - i == 3 for i, j in pairs)
-    return FeatureChoice(pairs, volumes, windows, pair_classes, far, window_types)
+    return FeatureChoice(pairs, volumes, windows, pair_classes, window_types)
 
 
 def bead_types(n_beads: int, topology: BeadTopology | None) -> list[int]:
@@ -104,23 +97,6 @@ def bead_types(n_beads: int, topology: BeadTopology | None) -> list[int]:
     numbers: dict[tuple[str, str], int] = {}
     kinds = zip(topology.residue_names, topology.names, strict=True)
     return [numbers.setdefault(kind, len(numbers)) for kind in kinds]
-
-
-def _bonds_between(n_beads: int, topology: BeadTopology | None) -> list[list[int]]:
-    """Return how many bonds lie between beads; without bonds, how many places in their order."""
-    neighbours = _neighbours(topology)
-    if not neighbours:
-        return [[abs(i - j) for j in range(n_beads)] for i in range(n_beads)]
-    found = []
-    for start in range(n_beads):
-        distance, front = {start: 0}, [start]
-        for bead in front:
-            for other in neighbours[bead]:
-                if other not in distance:
-                    distance[other] = distance[bead] + 1
-                    front.append(other)
-        found.append([distance.get(bead, -1) for bead in range(n_beads)])
-    return found
 
 
 def _neighbours(topology: BeadTopology | None) -> dict[int, list[int]]:

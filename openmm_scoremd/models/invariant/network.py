@@ -16,14 +16,12 @@ change when a molecule moves or turns, and it changes when the molecule is refle
 
 .. math::
    E = \frac{1}{1 + s^2} \left[\tfrac12 |y - \bar y|^2 + f^T A(v) f + b(v)^T f
-       + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac12 \log(s^2 + s_0^2)
+       + \sum_w r(v)^T h(f_w, g_w, v) \right], \qquad v = \tfrac14 \log(s^4 + s_0^4)
 
 :math:`g` are sine and cosine of a torsion times the sines of its two angles. Distances are
 standardised at every level of noise, so that bonds at little noise and clouds of beads at much
 noise are equally easy. :math:`\mu` and :math:`\tau` follow from mean and width of the distances in
-the data: exactly where noise is small or large against the distance, smoothly between. Below noise
-of 0.1, distances that torsions decide fade: their narrow correlation with angles changes with the
-noise, and what was learned of it at one level would be wrong at the next.
+the data: exactly where noise is small or large against the distance, smoothly between.
 
 The rest depends on the level through a few smooth functions of :math:`v`: below :math:`s_0` the
 energy changes with the widths of bonds and angles alone, because there denoising can teach nothing
@@ -52,8 +50,6 @@ TORSION_WEIGHT = 2.0
 #: Waves of the noise level over its whole range: half of one, one, two.
 N_WAVES = 3
 LEVEL_HIDDEN = 64
-#: Noise below which torsions take the place of the distances that they decide.
-FADING = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +108,7 @@ class ColumnLinear(nn.Linear):
 
 
 class LevelFunctions(nn.Module):
-    r"""Learned functions of :math:`v = \frac12 \log(s^2 + s_0^2)`, smooth over all levels.
+    r"""Learned functions of :math:`v = \frac14 \log(s^4 + s_0^4)`, smooth over all levels.
 
     Few and smooth on purpose: populations are learned where noise is large enough to join the
     basins, and functions that can do at every level what they like forget them on the way down.
@@ -131,14 +127,14 @@ class LevelFunctions(nn.Module):
         super().__init__()
         self.floor, self.n_waves = floor, N_WAVES
         self.lowest = math.log(floor)
-        self.span = 0.5 * math.log(largest**2 + floor**2) - self.lowest
+        self.span = 0.25 * math.log(largest**4 + floor**4) - self.lowest
         self.first = ColumnLinear(2 * N_WAVES + 1, LEVEL_HIDDEN)
         nn.init.normal_(self.first.bias, std=0.5)
         self.second = ColumnLinear(LEVEL_HIDDEN, number)
 
     def forward(self, variance: Tensor) -> Tensor:
         """Return the functions (number, B) of the variance (B,) of the noise."""
-        v = 0.5 * torch.log(variance + self.floor**2)
+        v = 0.25 * torch.log(variance * variance + self.floor**4)
         depth = (v - self.lowest) / self.span
         waves = [depth - 0.5]
         for k in range(self.n_waves):
@@ -218,14 +214,12 @@ class InvariantEnergy(EnergyModel):
     mean: Tensor
     width: Tensor
     pair_class: Tensor
-    is_far: Tensor
     upper: Tensor
 
     def __init__(self, config: InvariantConfig, inputs: NetworkInputs) -> None:
         n_beads = _checked_beads(inputs)
         super().__init__(n_beads=n_beads, n_dims=3, t_min=config.t_min, t_max=config.t_max)
         self.softening, self.torsion_weight = SOFTENING, TORSION_WEIGHT
-        self.fading = FADING
         self.beta_min, self.beta_max = inputs.schedule.beta_min, inputs.schedule.beta_max
         choice = choose_features(n_beads, inputs.topology)
         self.measurement = Measurement(n_beads, choice)
@@ -234,7 +228,6 @@ class InvariantEnergy(EnergyModel):
         # Filled from the training frames.
         self.register_buffer("mean", torch.ones(n_pairs))
         self.register_buffer("width", torch.ones(n_pairs))
-        self.register_buffer("is_far", torch.tensor(choice.far), persistent=False)
         self.register_buffer("pair_class", torch.tensor(choice.pair_classes), persistent=False)
         upper = torch.triu_indices(n_pairs, n_pairs) if choice.coupled else torch.empty(2, 0)
         self.register_buffer("upper", upper.long(), persistent=False)
@@ -282,19 +275,14 @@ class InvariantEnergy(EnergyModel):
         self.width.copy_(variance.clamp(min=0.0).sqrt().clamp(min=1e-4))
 
     def level(self, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and inverse width (P, B) of the distances at a variance (B,) of the noise.
-
-        The width of a distance that torsions describe better at little noise becomes infinite.
-        """
+        """Return mean and inverse width (P, B) of distances at a variance (B,) of the noise."""
         v = variance[None, :] + self.softening
         square = (self.mean * self.mean)[:, None]
         # Of three directions along r one changes |r| much, two little: until noise is all there is.
         mostly_noise = v / (v + square)
         mean = torch.sqrt(square + (5.0 + 1.2 * mostly_noise) * v)
         width = torch.sqrt((self.width * self.width)[:, None] + (2.0 - 1.2 * mostly_noise) * v)
-        fading = v / (v + self.fading**2)
-        kept = torch.where(self.is_far[:, None], fading, torch.ones_like(fading))
-        return mean, kept / width
+        return mean, 1.0 / width
 
     def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the reduced energy, shape (B,)."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from openmm_scoremd._renamed import keep_old_attribute
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.forces.options import Backend, checked_backend, checked_choice
 from openmm_scoremd.trajectories.formats import MOST_STEPS
@@ -29,6 +30,7 @@ _CHANGEABLE = ("steps", "on_failure", "checkpoint_seconds", "platform")
 _PICOSECONDS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9}
 
 
+@keep_old_attribute("potential_scale", "potential_factor")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings of a :class:`~openmm_scoremd.simulation.run.replica_run.ReplicaRun`.
@@ -52,7 +54,7 @@ class RunSettings:
         Friction of the thermostat.
     temperature : float, K, optional
         The model's if not given.
-    potential_scale : float
+    potential_factor : float
         Factor of the model's potential. Other ones than 1 are for crossing barriers: frames have to
         be reweighted.
     platform : str, optional
@@ -92,7 +94,7 @@ class RunSettings:
     timestep: float = 0.002
     friction: float = 1.0
     temperature: float | None = None
-    potential_scale: float = 1.0
+    potential_factor: float = 1.0
     platform: str | None = None
     backend: Backend = "auto"
     device: str | None = None
@@ -148,8 +150,11 @@ class RunSettings:
         CheckpointError
             If entries are missing, unknown or out of range.
         """
-        if content.get("backend") == "compiled":  # its name in version 0.1
-            content = {**content, "backend": "kernel"}
+        # Names of version 0.1.
+        content = {"potential_factor": content.get("potential_scale"), **content}
+        content.pop("potential_scale", None)
+        if content.get("backend") == "compiled":
+            content["backend"] = "kernel"
         try:
             return cls(**{**content, "margin": float(content["margin"])})
         except (TypeError, ValueError, KeyError) as error:
@@ -281,7 +286,7 @@ _LOWEST = {
 }
 _NUMBERS = (int, float, np.integer, np.floating)
 #: Numbers, and how their units look behind them.
-_POSITIVE = {"timestep": " ps", "friction": "/ps", "temperature": " K", "potential_scale": ""}
+_POSITIVE = {"timestep": " ps", "friction": "/ps", "temperature": " K", "potential_factor": ""}
 _CHOICES: dict[str, Any] = {
     "format": TrajectoryFormat,
     "files": Layout,

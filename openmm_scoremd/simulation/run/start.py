@@ -27,7 +27,7 @@ from openmm_scoremd.simulation.run.folder import Checkpoint
 from openmm_scoremd.simulation.run.guards import Guard, make_guard, with_energies
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
 from openmm_scoremd.simulation.stability import stable_timestep
-from openmm_scoremd.topology import write_viewer_files
+from openmm_scoremd.trajectories.bead_files import write_viewer_files
 from openmm_scoremd.trajectories.reading import load_start_frames
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class StartFrames:
                 guard,
                 model.potential_energy(frames),
                 # A flatter potential is climbed further, as with a higher temperature.
-                temperature=max(kelvin / settings.potential_scale, model.temperature),
+                temperature=max(kelvin / settings.potential_factor, model.temperature),
                 degrees=model.metadata.n_dims * model.n_beads,
             )
         return frames, guard
@@ -168,7 +168,7 @@ def make_simulation(
         device=settings.device,
         prepare_system=prepare_system,
         # Without the parameter a simulation is bit by bit what it was before there was one.
-        potential_scale=None if settings.potential_scale == 1.0 else settings.potential_scale,
+        potential_factor=None if settings.potential_factor == 1.0 else settings.potential_factor,
     )
     if settings.jump_interval:
         check_ensemble(simulation)
@@ -186,8 +186,8 @@ def check_ensemble(simulation: ReplicaSimulation) -> None:
     model = simulation.model
     reasons = {
         "forces were added": bool(simulation.added_forces_sha256),
-        f"the potential has the factor {simulation.potential_scale:g}": (
-            simulation.potential_scale != 1.0
+        f"the potential has the factor {simulation.potential_factor:g}": (
+            simulation.potential_factor != 1.0
         ),
         f"the temperature is {simulation.temperature:g} K and not {model.temperature:g} K": (
             abs(simulation.temperature - model.temperature) > 0.01
@@ -203,7 +203,7 @@ def check_ensemble(simulation: ReplicaSimulation) -> None:
 
 def warn_of_timestep(model: ScoreModelFile, settings: RunSettings) -> None:
     """Log a warning where the time step is too long for the fastest motion of the model."""
-    limit = stable_timestep(model) / math.sqrt(settings.potential_scale)
+    limit = stable_timestep(model) / math.sqrt(settings.potential_factor)
     if settings.timestep >= limit:
         logger.warning(
             "timestep is %g ps; the fastest motion of %s is stable below about %.2g ps: replicas "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -24,6 +25,15 @@ def test_versions_name_what_is_missing(monkeypatch):
     assert versions["numpy"] == np.__version__
     assert versions["no-such-package"] == "not installed"
     assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def test_an_input_in_memory_may_be_gone(tmp_path):
+    model = types.SimpleNamespace(path=tmp_path / "moved" / "model.pt", sha256="ab" * 32)
+    path = run_record.write_run_record(
+        tmp_path, arguments={}, seeds={}, inputs={"model": model}, results={}
+    )
+    recorded = json.loads(path.read_text())["inputs"]
+    assert recorded == {"model": {"name": "model.pt", "sha256": "ab" * 32}}
 
 
 def test_run_record(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from openmm import unit
 
-from openmm_scoremd.analysis.metrics import MUELLER_BROWN_LIMITS, js_divergence
+from openmm_scoremd.analysis.comparison.metrics import MUELLER_BROWN_LIMITS, js_divergence
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
     MUELLER_BROWN_THERMAL_ENERGY,

@@ -1,6 +1,5 @@
-"""Evaluation of a model: which reference frames count, what is written, what is refused."""
+"""Evaluation of a model: what is written, what is said, what is refused."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,12 +7,16 @@ import numpy as np
 import pytest
 
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.analysis.comparison import Resampling, compare_with_reference
+from openmm_scoremd.analysis.comparison import Resampling
+from openmm_scoremd.analysis.comparison.summary import summarise
+from openmm_scoremd.analysis.report import plots
+from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.cli.main import main
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
-from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
-from openmm_scoremd.evaluation.evaluate import evaluate, held_back_frames, read_frames, read_run
+from openmm_scoremd.data.dataset import split_frames
+from openmm_scoremd.errors import InconsistentError, InvalidInputError, ModelFileError
+from openmm_scoremd.evaluation.evaluate import evaluate
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.weights import save_weights
 from openmm_scoremd.trajectories.reading import save_frames
 
 FAST = Resampling(n_resamples=4, n_repeats=2, seed=5)
@@ -21,103 +24,12 @@ SPLIT = {"config": {"seed": 3, "data": {"held_back_fraction": 0.25}}}
 
 
 @pytest.fixture
-def make_dataset(toy, chain, tmp_path):
-    """Return a function that writes 40 frames of the toy chain; keywords change the topology."""
-
-    def make(name="reference.npz", *, seed=0, temperature=300.0, **changes):
-        topology = dataclasses.replace(toy.metadata.topology, **changes)
-        frames = chain(40, 4, seed=seed).astype(np.float32)
-        save_dataset(CGDataset(frames, topology, temperature), tmp_path / name)
-        return tmp_path / name, frames
-
-    return make
+def without_pictures(monkeypatch):
+    """Pictures are the business of the report's tests, and slow."""
+    monkeypatch.setattr(plots, "svg", lambda _figure: "<svg/>")
 
 
-@pytest.fixture
-def trained_on(make_toy):
-    """Return a function that makes a model that says it was trained on a dataset."""
-
-    def make(path, training):
-        toy = make_toy("trained.pt", dataset_sha256=sha256_of_file(path), training=training)
-        return ScoreModelFile(toy.path)
-
-    return make
-
-
-class TestHeldBackFrames:
-    def test_of_the_dataset_of_the_training(self, make_dataset, trained_on):
-        path, frames = make_dataset()
-        _, held_back = split_frames(40, held_back_fraction=0.25, seed=3)
-        found = held_back_frames(trained_on(path, SPLIT), path)
-        assert found.shape == (10, 4, 3)
-        np.testing.assert_array_equal(found, frames[held_back])
-
-    def test_all_frames_of_another_dataset(self, make_dataset, trained_on):
-        path, _ = make_dataset()
-        other, frames = make_dataset("other.npz", seed=1)
-        np.testing.assert_array_equal(held_back_frames(trained_on(path, SPLIT), other), frames)
-
-    def test_a_copy_under_another_name_is_the_same_dataset(self, make_dataset, trained_on):
-        path, _ = make_dataset()
-        model = trained_on(path, SPLIT)
-        assert len(held_back_frames(model, path.rename(path.with_name("moved.npz")))) == 10
-
-    def test_model_that_has_seen_all_frames(self, make_dataset, trained_on, caplog):
-        path, frames = make_dataset()
-        model = trained_on(path, {"config": {"seed": 3, "data": {"held_back_fraction": 0.0}}})
-        np.testing.assert_array_equal(held_back_frames(model, path), frames)
-        assert "trained.pt was trained on every frame" in caplog.text
-
-    @pytest.mark.parametrize("training", [{}, {"config": {}}, {"config": {"seed": 1, "data": 3}}])
-    def test_model_that_does_not_say_what_it_has_seen(self, make_dataset, trained_on, training):
-        path, _ = make_dataset()
-        with pytest.raises(ModelFileError, match="does not say which frames were held back"):
-            held_back_frames(trained_on(path, training), path)
-
-
-class TestOtherMolecules:
-    def test_wrong_bead_count(self, make_dataset, make_toy):
-        path, _ = make_dataset()
-        model = ScoreModelFile(make_toy("three.pt", n_beads=3).path)
-        with pytest.raises(DatasetError, match=r"of three\.pt: there are 4 beads and not 3"):
-            held_back_frames(model, path)
-
-    def test_wrong_bead_names(self, make_dataset, toy):
-        path, _ = make_dataset(names=("N", "CA", "C", "O"))
-        with pytest.raises(DatasetError, match=r"bead 0 is N of TOY and not B0 of TOY"):
-            held_back_frames(ScoreModelFile(toy.path), path)
-
-    def test_beads_of_the_same_names_in_another_residue(self, make_dataset, make_toy):
-        path, _ = make_dataset()
-        topology = load_dataset(path).topology
-        other = dataclasses.replace(topology, residue_names=("VAL",) * topology.n_beads)
-        model = ScoreModelFile(make_toy("valine.pt", topology=other).path)
-        with pytest.raises(DatasetError, match=r"bead 0 is B0 of TOY and not B0 of VAL"):
-            held_back_frames(model, path)
-
-    def test_dataset_in_a_plane(self, toy, chain, tmp_path):
-        frames = chain(10, 4)[..., :2].astype(np.float32)
-        save_dataset(CGDataset(frames, toy.metadata.topology, 300.0), tmp_path / "plane.npz")
-        with pytest.raises(DatasetError, match="there are 2 dimensions and not 3"):
-            held_back_frames(ScoreModelFile(toy.path), tmp_path / "plane.npz")
-
-    def test_model_in_a_plane(self, make_dataset, make_toy):
-        path, _ = make_dataset()
-        model = ScoreModelFile(make_toy("plane.pt", n_dims=2).path)
-        with pytest.raises(DatasetError, match=r"of plane\.pt: there are 3 dimensions and not 2"):
-            held_back_frames(model, path)
-
-    def test_missing_dataset(self, toy, tmp_path):
-        with pytest.raises(DatasetError, match=r"none\.npz does not exist"):
-            held_back_frames(ScoreModelFile(toy.path), tmp_path / "none.npz")
-
-    @pytest.mark.parametrize(("temperature", "warned"), [(300.0, False), (310.0, True)])
-    def test_other_temperature(self, make_dataset, toy, caplog, temperature, warned):
-        path, _ = make_dataset(temperature=temperature)
-        assert len(held_back_frames(ScoreModelFile(toy.path), path)) == 40
-        assert ("is of 310 K and toy.pt of 300 K" in caplog.text) == warned
-
-
+@pytest.mark.usefixtures("without_pictures")
 class TestEvaluate:
     def test_numbers_pictures_and_record(self, make_dataset, trained_on, chain, tmp_path):
         path, frames = make_dataset()
@@ -126,15 +38,16 @@ class TestEvaluate:
         found = evaluate(
             model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
         )
-        comparison = found.comparison
-        unseen = frames[split_frames(40, held_back_fraction=0.25, seed=3)[1]]
-        assert comparison == compare_with_reference(
-            unseen,
-            {"iid": iid, "simulation": replicas},
-            model.bead_topology,
-            floor_positions=frames,
-            resampling=FAST,
+        unseen = frames[np.sort(split_frames(40, held_back_fraction=0.25, seed=3)[1])]
+        sets = {"reference": unseen, "iid": iid, "simulation": replicas}
+        sets = {name: SampleSet(positions) for name, positions in sets.items()}
+        expected = summarise(
+            sets, model.bead_topology, pool=frames, energy=model.potential_energy, resampling=FAST
         )
+        assert found.summary.pairs == expected.pairs
+        assert found.consistent == expected.consistent
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "reference.npz, 10 frames that training did not see" in page
         names = {file.name for file in (tmp_path / "out").iterdir()}
         assert names == {"bonds.png", "metrics.json", "report.html", "run.json"}
         record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -142,7 +55,9 @@ class TestEvaluate:
         assert record["seeds"] == {"frames": 9, "resampling": 5}
         assert record["inputs"]["model"] == {"name": "trained.pt", "sha256": model.sha256}
         assert record["inputs"]["reference"]["sha256"] == sha256_of_file(path)
-        assert record["results"] == json.loads(json.dumps(comparison.to_dict()))
+        numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert record["results"].items() <= numbers.items()
+        assert record["results"].keys() == {"verdict", "n_reference", "n_pool", "sets"}
 
     def test_without_a_simulation(self, make_dataset, toy, chain, tmp_path):
         path, _ = make_dataset()
@@ -155,7 +70,36 @@ class TestEvaluate:
             seed=0,
             resampling=FAST,
         )
-        assert [result.name for result in found.comparison.sets] == ["iid"]
+        assert [(pair.first, pair.second) for pair in found.summary.pairs] == [("reference", "iid")]
+
+    def test_simulation_that_restarts_all_the_time_is_refused(
+        self, make_dataset, toy, chain, tmp_path
+    ):
+        path, _ = make_dataset()
+        replicas = SampleSet(chain(24, 4).reshape(12, 2, 4, 3), restarts_per_frame=1.0)
+        found = evaluate(
+            ScoreModelFile(toy.path), path, tmp_path / "out", iid=None, replicas=replicas, seed=0,
+            resampling=FAST,
+        )  # fmt: skip
+        (pair,) = found.summary.pairs
+        assert pair.p_value > pair.level
+        assert pair.verdict == "cannot tell"
+        assert not found.consistent
+        message = "simulation and reference: cannot tell .* started again 1 times for each frame"
+        with pytest.raises(InconsistentError, match=message):
+            found.require_consistent()
+        assert "restarts per frame" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_weights_of_other_beads(self, make_dataset, make_trained, toy, chain, tmp_path):
+        path, _ = make_dataset()
+        weights = tmp_path / "weights.safetensors"
+        save_weights(make_trained("graph"), weights)
+        with pytest.raises(ModelFileError, match="there are 4 beads and not 5; give weights"):
+            evaluate(
+                ScoreModelFile(toy.path), path, tmp_path / "out", iid=chain(30, 4), replicas=None,
+                weights=weights, seed=0, resampling=FAST,
+            )  # fmt: skip
+        assert not (tmp_path / "out").exists()
 
     def test_bad_frames_leave_nothing(self, make_dataset, toy, tmp_path):
         path, _ = make_dataset()
@@ -172,72 +116,7 @@ class TestEvaluate:
         assert not (tmp_path / "out").exists()
 
 
-def write_sidecar(run, *, breaks, frozen=None):
-    record = {
-        "replicas": 3,
-        "files": [f"replica_{i:04d}.dcd" for i in range(3)],
-        "frames": 10,
-        "interval": 50,
-        "jump_interval": 0,
-        "frozen": frozen or {},
-        "breaks": [{"replica": replica, "frame": frame} for replica, frame in breaks],
-    }
-    (run / "trajectories.json").write_text(json.dumps(record))
-
-
-class TestRuns:
-    @pytest.fixture
-    def run(self, chain, tmp_path):
-        """A folder as the engine leaves it: three replicas, of 10 to 12 frames."""
-        for i, name in enumerate(("replica_0000", "replica_0001", "replica_0002")):
-            save_frames(chain(10 + i, 4, seed=i), tmp_path / "run" / f"{name}.dcd")
-        return tmp_path / "run"
-
-    def test_restarts_and_time(self, run):
-        write_sidecar(run, breaks=[(1, 4), (2, 7), (1, 11)])
-        record = {"arguments": {"timestep": 0.002, "interval": 50}, "results": {}}
-        (run / "run.json").write_text(json.dumps(record))
-        found = read_run(run, n_beads=4)
-        assert found.positions.shape == (3, 10, 4, 3)
-        assert found.frame_interval == pytest.approx(0.1)
-        assert found.segments == ((0, 0, 10), (1, 0, 4), (1, 4, 10), (2, 0, 7), (2, 7, 10))
-
-    def test_time_of_a_run_that_is_not_at_its_end(self, run, caplog):
-        write_sidecar(run, breaks=[])
-        record = json.loads((run / "trajectories.json").read_text())
-        (run / "trajectories.json").write_text(json.dumps({**record, "timestep_ps": 0.004}))
-        assert read_run(run, n_beads=4).frame_interval == pytest.approx(0.2)
-        assert caplog.text == ""
-
-    def test_time_of_denoising_trajectories(self, run):
-        record = {"arguments": {"interval": 50}, "results": {"frame_interval_ps": 0.3}}
-        (run / "run.json").write_text(json.dumps(record))
-        assert read_run(run, n_beads=4).frame_interval == 0.3
-
-    @pytest.mark.parametrize("content", [None, "[]", "{", '{"arguments": {}, "results": {}}'])
-    def test_time_that_nobody_knows(self, run, content, caplog):
-        if content is not None:
-            (run / "run.json").write_text(content)
-        assert read_run(run, n_beads=4).frame_interval is None
-        assert "time between frames is unknown" in caplog.text
-
-    def test_frozen_replicas_are_left_out(self, run):
-        write_sidecar(run, breaks=[(2, 3)], frozen={"1": 5})
-        found = read_run(run, n_beads=4)
-        assert found.positions.shape == (2, 10, 4, 3)
-        assert found.segments == ((0, 0, 10), (1, 0, 3), (1, 3, 10))
-
-    @pytest.mark.parametrize("content", ["{", "[3]", '{"replicas": 3, "frozen": {}}'])
-    def test_damaged_record(self, run, content):
-        (run / "trajectories.json").write_text(content)
-        with pytest.raises(DatasetError, match="is damaged"):
-            read_run(run, n_beads=4)
-
-    def test_one_file(self, run):
-        assert read_run(run / "replica_0001.dcd", n_beads=4).positions.shape == (1, 11, 4, 3)
-        assert read_frames(run / "replica_0001.dcd", n_beads=4).shape == (11, 4, 3)
-
-
+@pytest.mark.usefixtures("without_pictures")
 class TestExitCodes:
     @pytest.fixture
     def folder(self, make_dataset, toy, chain, tmp_path, monkeypatch):
@@ -245,6 +124,7 @@ class TestExitCodes:
         save_frames(chain(60, 4, seed=3), tmp_path / "good.dcd")
         save_frames(1.2 * chain(60, 4, seed=3), tmp_path / "bad.dcd")
         save_frames(chain(60, 4, seed=3), tmp_path / "runs/a.dcd")
+        save_frames(chain(60, 4, seed=3), tmp_path / "md/replica_0000.dcd")
         monkeypatch.chdir(tmp_path)
 
     @pytest.mark.parametrize(
@@ -256,15 +136,16 @@ class TestExitCodes:
             (["--iid", "bad.dcd", "--require-consistent"], 3),
             (["--frames", "0", "--simulation", "runs"], 0),
             (["--frames", "0"], 2),
-            (["--iid", "good.dcd", "--level", "2"], 2),
+            (["--iid", "good.dcd", "--alpha", "2"], 2),
             (["--iid", "none.dcd"], 2),
+            (["--iid", "md"], 2),
         ],
     )
     def test_code(self, folder, capsys, arguments, code):
         assert main(["evaluate", "toy.pt", "reference.npz", "out", *arguments]) == code
         said = capsys.readouterr()
         if code == 3:
-            assert "not consistent: iid and reference" in said.err
+            assert "iid and reference: NOT consistent" in said.err
         if code != 2:
             assert "pictures and numbers: out" in said.out
             assert Path("out/report.html").stat().st_size > 10_000

@@ -67,16 +67,16 @@ class TestNoise:
     def test_goes_on_where_positions_and_parameters_were_changed(self, simulation, platform, chain):
         ends = []
         for disturbed in (False, True):
-            one = simulation(1, platform, potential_scale=1.0)
+            one = simulation(1, platform, potential_factor=1.0)
             one.step(3)
             if disturbed:
                 other = simulation(2, platform)
                 other.step(3)
-            one.potential_scale = 0.5
+            one.potential_factor = 0.5
             one.set_phase_space(chain(2, 4, seed=7), np.ones((2, 4, 3)))
             one.step(3)
             ends.append(one.phase_space())
-            assert one.potential_scale == 0.5
+            assert one.potential_factor == 0.5
             assert one.current_step == 6
         np.testing.assert_array_equal(ends[1], ends[0])
 

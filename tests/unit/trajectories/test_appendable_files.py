@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import mdtraj
 import numpy as np
 import pytest
@@ -106,3 +108,25 @@ def test_numbers_as_npy_and_text(tmp_path):
     text.append(np.array([[10.0, -1.234], [20.0, 5.0]]))
     text.append(np.array([[30.0, 0.0]]))
     assert text.path.read_text() == "step,energy\n10,-1.23\n20,5.00\n30,0.00\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk here")
+def test_a_full_disk_is_named(frames, tmp_path):
+    file = AppendableFile(tmp_path / "a.dcd", format_of("dcd"))
+    file.create()
+    file.path = Path("/dev/full")
+    for call in (lambda: file.append(frames), lambda: file.append(np.zeros((1000, 4, 3)))):
+        with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+            call()
+    assert file.rows == 0
+    # What was there before stays what counts, and frames follow it when there is room again.
+    file.path = tmp_path / "a.dcd"
+    file.append(frames)
+    np.testing.assert_allclose(read(file.path)[0], frames, atol=1e-5)
+
+
+def test_files_that_are_there_are_not_made_anew(tmp_path):
+    (tmp_path / "a.dcd").write_text("precious")
+    with pytest.raises(FileExistsError):
+        AppendableFile(tmp_path / "a.dcd", format_of("dcd")).create()
+    assert (tmp_path / "a.dcd").read_text() == "precious"

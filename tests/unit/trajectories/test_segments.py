@@ -36,10 +36,10 @@ class TestSegments:
         assert unbroken_segments(tmp_path) == expected
 
     def test_missing_and_damaged(self, tmp_path):
-        with pytest.raises(DatasetError, match="missing or damaged"):
+        with pytest.raises(DatasetError, match="is missing"):
             unbroken_segments(tmp_path)
         self.write(tmp_path, breaks=[{"replica": 7, "frame": 1}])
-        with pytest.raises(DatasetError, match="missing or damaged"):
+        with pytest.raises(DatasetError, match="is damaged"):
             unbroken_segments(tmp_path)
 
     @pytest.mark.parametrize(

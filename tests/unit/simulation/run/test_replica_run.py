@@ -1,5 +1,6 @@
 """Runs that are stopped anywhere and go on to the same; runs that may not go on."""
 
+import errno
 import os
 import shutil
 
@@ -14,6 +15,7 @@ from openmm_scoremd.simulation.replica_forces import replicated
 from openmm_scoremd.simulation.run.folder import CHECKPOINT
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
 from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.trajectories.appendable_files import AppendableFile
 from openmm_scoremd.trajectories.reading import load_replicas
 from openmm_scoremd.trajectories.segments import unbroken_segments
 
@@ -97,6 +99,25 @@ class TestGoingOn:
             # Not even begun: nothing is left that could be in the way.
             assert not (tmp_path / "run").exists()
 
+    def test_after_a_full_disk(
+        self, pair, start_run, finished_run, contents, tmp_path, monkeypatch
+    ):
+        expected = contents(finished_run())
+        append = AppendableFile.append
+
+        def full(self, rows):
+            append(self, rows[:2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+        monkeypatch.setattr("openmm_scoremd.simulation.run.recording._BUFFER_FRAMES", 3)
+        with start_run("run") as run, monkeypatch.context() as patch:
+            patch.setattr(AppendableFile, "append", full)
+            with pytest.raises(OSError, match=r"No space left .*replica_0000\.dcd"):
+                run.advance()
+        with ReplicaRun.resume(pair, tmp_path / "run") as run:
+            assert run.advance()
+        assert contents(tmp_path / "run") == expected
+
     @pytest.mark.parametrize("settings", [{}, {"format": "xtc"}, {"files": "combined"}])
     def test_torn_frames_and_headers_are_mended(
         self, pair, start_run, finished_run, contents, tmp_path, settings
@@ -158,7 +179,7 @@ class TestGoingOn:
         pull.addParticle(0, [])
         forces = {"prepare_system": replicated([pull])}
         settings = RunSettings(
-            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_scale=0.5
+            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_factor=0.5
         )
         folder = tmp_path / "run"
         with ReplicaRun.start(pair, folder, settings, start=chain(4, 2), **forces) as run:
@@ -171,7 +192,7 @@ class TestGoingOn:
             assert context.getPlatform().getName() == then
             assert context.getTime()._value == pytest.approx(0.08)
             assert (run.step, context.getParameter("strength")) == (40, 3.0)
-            assert run.simulation.potential_scale == 0.5
+            assert run.simulation.potential_factor == 0.5
             assert f"platform ({first}, now {then})" in caplog.text
             assert contents(folder) == before
             assert run.advance()

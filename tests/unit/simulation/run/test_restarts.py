@@ -231,7 +231,7 @@ class TestOtherEnsembles:
     @pytest.mark.parametrize(
         ("settings", "force", "message"),
         [
-            ({"potential_scale": 0.5}, None, "the potential has the factor 0.5"),
+            ({"potential_factor": 0.5}, None, "the potential has the factor 0.5"),
             ({"temperature": 310.0}, None, "the temperature is 310 K and not 300 K"),
             ({}, spring(5.0), "forces were added"),
         ],

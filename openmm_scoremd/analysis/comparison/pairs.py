@@ -1,0 +1,303 @@
+"""How two sets of samples differ, observable by observable, and whether that can be chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_scoremd.analysis.comparison.features import (
+    BasinFrames,
+    Features,
+    UnitHistograms,
+    features_of,
+)
+from openmm_scoremd.analysis.comparison.measures import Measure, measured
+from openmm_scoremd.analysis.comparison.metrics import wasserstein_of_histograms
+from openmm_scoremd.analysis.comparison.table import Cells, Row, p_value_text
+from openmm_scoremd.analysis.statistics.grids import FloatArray
+from openmm_scoremd.analysis.statistics.two_sample import FamilyTest, family_wise_test
+from openmm_scoremd.analysis.statistics.uncertainty import Estimate, NoiseFloor, Resampling
+
+__all__ = ["Discrepancy", "ObservedSet", "PairResult", "Verdict", "compare_pair"]
+
+Verdict: TypeAlias = Literal["consistent", "NOT consistent", "cannot tell"]
+
+#: From the worst one on: that of several pairs is the first one there is.
+VERDICTS: tuple[Verdict, ...] = ("NOT consistent", "cannot tell", "consistent")
+
+#: With more restarts than this for every frame, a set is no simulation: pieces of fewer than ten
+#: frames on average, each begun from an independent frame, would agree with these whatever the
+#: dynamics is.
+MAX_RESTARTS_PER_FRAME = 0.1
+
+_DRAWS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrepancy:
+    """A region that the two sets of a pair populate differently.
+
+    Attributes
+    ----------
+    group, observable, region : str
+        What and where, for people.
+    first, second : float
+        Fractions of frames.
+    error : float
+        Standard error of the difference, if there were none.
+    p_value : float
+        Probability that any region of any observable differs as clearly by chance.
+    """
+
+    group: str
+    observable: str
+    region: str
+    first: float
+    second: float
+    error: float
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PairResult:
+    """Two sets compared.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the sets.
+    n_frames : (int, int)
+        Frames of both that were compared.
+    p_value : float
+        Probability of a difference as clear as the clearest one by chance.
+    level : float
+        The sets are called inconsistent below this p-value.
+    reason : str
+        Why frames that do not contradict each other tell nothing; empty if they do.
+    n_regions : int
+        Regions compared.
+    smallest_visible : float
+        Power: median over regions of the smallest difference in the fraction of frames that would
+        have been noticed (four standard errors).
+    discrepancies : tuple of Discrepancy
+        Significant ones, the clearest first.
+    metrics, observables : tuple of Row
+        Both sets as a whole, and every observable by itself.
+    """
+
+    first: str
+    second: str
+    n_frames: tuple[int, int]
+    p_value: float
+    level: float
+    reason: str
+    n_regions: int
+    smallest_visible: float
+    discrepancies: tuple[Discrepancy, ...]
+    metrics: tuple[Row, ...]
+    observables: tuple[Row, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the comparison says."""
+        if self.p_value < self.level:
+            return "NOT consistent"
+        return "cannot tell" if self.reason else "consistent"
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the sets agree as far as they can tell."""
+        return self.verdict == "consistent"
+
+    @property
+    def clearest(self) -> list[Discrepancy]:
+        """The clearest discrepancy of each observable, the clearest observable first."""
+        seen: dict[tuple[str, str], Discrepancy] = {}
+        for found in self.discrepancies:
+            seen.setdefault((found.group, found.observable), found)
+        return [*seen.values()]
+
+    def lines(self) -> list[Cells]:
+        """Return the metrics as lines of the table, and the p-value that decides below them."""
+        decisive = (f"all {self.n_regions} regions", "", "", "", p_value_text(self.p_value))
+        return [*(line for row in self.metrics for line in row.lines(self.n_frames)), decisive]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            **dataclasses.asdict(self),
+            "verdict": self.verdict,
+            "consistent": self.consistent,
+            "metrics": [row.to_dict() for row in self.metrics],
+            "observables": [row.to_dict() for row in self.observables],
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ObservedSet:
+    """What is compared of one set.
+
+    Attributes
+    ----------
+    name : str
+        Of the set.
+    histograms : sequence of UnitHistograms
+        All observables, in the same order for all sets.
+    basins : sequence of BasinFrames
+        All planes that have basins.
+    values : mapping of str to (units, frames, columns) ndarray
+        Observables of the groups that are measured as a whole.
+    restarts_per_frame : float
+        Of the set.
+    """
+
+    name: str
+    histograms: Sequence[UnitHistograms]
+    basins: Sequence[BasinFrames]
+    values: Mapping[str, FloatArray]
+    restarts_per_frame: float
+
+    @property
+    def n_frames(self) -> int:
+        """Frames that are compared."""
+        return int(next(iter(self.values.values()))[..., 0].size)
+
+
+def compare_pair(
+    first: ObservedSet,
+    second: ObservedSet,
+    measures: Sequence[Measure],
+    pool: Mapping[str, FloatArray],
+    *,
+    level: float,
+    options: Resampling,
+) -> PairResult:
+    """Compare two sets.
+
+    Parameters
+    ----------
+    first, second : ObservedSet
+        The sets.
+    measures : sequence of Measure
+        What is measured of the sets as a whole.
+    pool : mapping of str to (frames, columns) ndarray
+        Observables of the reference frames that noise floors are drawn from, by group.
+    level : float
+        p-value below which the sets are inconsistent.
+    options : Resampling
+        Numbers of resamples, seed.
+    """
+    histograms = (first.histograms, second.histograms)
+    features = features_of(histograms, (first.basins, second.basins))
+    test = family_wise_test(*features.sides, seed=options.seed, floors=features.floors)
+    metrics = []
+    for one in measures:
+        key = one.group.key
+        numbers = measured(one, (first.values[key], second.values[key]), pool[key], options)
+        inside = [
+            (r.group == key and r.observable in one.observables) or one.plane == r.plane != ""
+            for r in features.regions
+        ]
+        of_regions = _tested(test, np.array(inside))
+        metrics.append(Row(key, one.key, one.label, one.unit, one.kind, *numbers, *of_regions))
+    return PairResult(
+        first.name,
+        second.name,
+        n_frames=(first.n_frames, second.n_frames),
+        p_value=test.p_value,
+        level=level,
+        reason="; ".join(filter(None, map(_no_simulation, (first, second)))),
+        n_regions=int(test.judged.sum()),
+        smallest_visible=_tested(test, test.judged)[1],
+        discrepancies=_discrepancies(features, test, level),
+        metrics=tuple(metrics),
+        observables=tuple(
+            _observable_row(pair, features, test, seed=options.seed)
+            for pair in zip(*histograms, strict=True)
+        ),
+    )
+
+
+def _no_simulation(one: ObservedSet) -> str:
+    if one.restarts_per_frame <= MAX_RESTARTS_PER_FRAME:
+        return ""
+    return (
+        f"replicas of {one.name} broke and were started again {one.restarts_per_frame:.2g} times "
+        "for each frame, so that their frames are independent samples and no simulation; "
+        "use a shorter time step"
+    )
+
+
+def _discrepancies(features: Features, test: FamilyTest, level: float) -> tuple[Discrepancy, ...]:
+    first, second = (side.mean for side in features.sides)
+    found = [
+        Discrepancy(*region[:3], *map(float, numbers))
+        for region, *numbers in zip(
+            features.regions, first, second, test.standard_error, test.p_values, strict=True
+        )
+    ]
+    clear = [one for one in found if one.p_value < level]
+    clear.sort(key=lambda one: (one.p_value, -abs(one.second - one.first) / one.error))
+    return tuple(clear)
+
+
+def _tested(test: FamilyTest, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the smallest p-value of some regions, and the difference visible there."""
+    judged = chosen & test.judged
+    if not judged.any():
+        return math.nan, math.nan
+    visible = 4.0 * np.median(test.standard_error[judged])
+    return float(test.p_values[judged].min()), float(visible)
+
+
+def _observable_row(
+    pair: tuple[UnitHistograms, UnitHistograms], features: Features, test: FamilyTest, *, seed: int
+) -> Row:
+    """Compare one observable, by the Wasserstein distance of its histograms.
+
+    The floor is what that distance is by chance for two sets of one distribution with as many
+    independent units.
+    """
+    generator = np.random.default_rng(seed)
+    one = pair[0]
+    sides = [side.fractions for side in pair]
+    means = [side.mean(axis=0) for side in sides]
+
+    def distances(differences: FloatArray) -> FloatArray:
+        return wasserstein_of_histograms(differences, one.edges, periodic=one.periodic)
+
+    resampled = [
+        generator.multinomial(len(s), np.full(len(s), 1 / len(s)), _DRAWS) @ s / len(s)
+        for s in sides
+    ]
+    by_chance = [
+        _student(len(s), generator) @ (s - mean) / len(s)
+        for s, mean in zip(sides, means, strict=True)
+    ]
+    value = float(distances((means[1] - means[0])[None])[0])
+    floor = distances(by_chance[1] - by_chance[0])
+    n_reference, n_samples = (len(side.fractions) * side.frames_per_unit for side in pair)
+    inside = [(r.group, r.observable) == (one.group, one.label) for r in features.regions]
+    return Row(
+        one.group,
+        "wasserstein",
+        one.label,
+        one.unit,
+        "metric",
+        Estimate(value, float(distances(resampled[1] - resampled[0]).std(ddof=1))),
+        NoiseFloor(float(floor.mean()), float(floor.std(ddof=1)), n_reference, n_samples),
+        value,
+        *_tested(test, np.array(inside)),
+    )
+
+
+def _student(n: int, generator: np.random.Generator) -> FloatArray:
+    """Return random multipliers (draws, n) with the tails of Student's t for n units."""
+    normal = generator.normal(size=(_DRAWS, n))
+    scale = np.sqrt((n - 1) / generator.chisquare(n - 1, size=(_DRAWS, 1)))
+    return np.asarray(normal * scale * math.sqrt(n / (n - 1)))
