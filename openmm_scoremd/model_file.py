@@ -273,7 +273,8 @@ class ScoreModelFile:
         frames, leading = self._frames(positions)
         if t is None:
             return self.loaded.evaluate(frames, self._device)[0].reshape(leading)
-        found = self.noise_levels.energies_of_frames(self._tensor(frames), t)
+        on_device = torch.from_numpy(frames).to(self._device)
+        found = self.noise_levels.energies_of_frames(on_device, t)
         return np.asarray(found.cpu().numpy()).reshape(leading)
 
     def forces(self, positions: ArrayLike) -> FloatArray:
@@ -310,33 +311,13 @@ class ScoreModelFile:
     ) -> FloatArray:
         """Draw independent frames by reverse diffusion.
 
+        Parameters, result and errors are those of
+        :func:`openmm_scoremd.sampling.reverse_diffusion.draw_frames`, but for
+
         Parameters
         ----------
-        n : int
-            Number of frames.
         seed : int
             Seed of the noise. The same seed, ``n``, ``batch_size`` and device give the same frames.
-        solver : {"dpm-solver", "euler-maruyama"}
-            How the reverse process is integrated; the second is the published one.
-        n_steps : int, optional
-            Score evaluations per frame; 100 for ``dpm-solver`` and 1000 for ``euler-maruyama`` if
-            not given.
-        batch_size : int
-            Frames drawn together.
-        progress : callable, optional
-            Called as ``progress(frame_steps_done, frame_steps_in_all)``.
-
-        Returns
-        -------
-        ndarray, shape (n, N, 3), nm
-            Frames; molecules are centred, 2-D models have z = 0.
-
-        Raises
-        ------
-        InvalidInputError
-            If a number is out of range or the solver unknown.
-        NumericalError
-            If frames are not finite.
         """
         return draw_frames(
             self.score_fn,
@@ -389,9 +370,6 @@ class ScoreModelFile:
     def _frames(self, positions: ArrayLike) -> tuple[FloatArray, tuple[int, ...]]:
         frames = frames_in_nanometers(positions, self.n_beads)
         return frames.reshape(-1, self.n_beads, 3), frames.shape[:-2]
-
-    def _tensor(self, positions: FloatArray) -> Tensor:
-        return torch.from_numpy(positions).to(self._device)
 
 
 def _with_model(loaded: LoadedModel, device: str) -> ScoreModelFile:

@@ -7,7 +7,8 @@ derived from it: what OpenMM calls is the sum of the energies and the forces of 
 Files of schema 1 gave the energy of all replicas together, and forces only where they were computed
 without autograd. They are wrapped here. OpenMM still gets from them what it always got, bit by bit.
 
-Written for TorchScript, so annotations are types and not strings.
+Written for TorchScript, so annotations are types and not strings. It looks at ``hasattr`` as it
+compiles, and leaves out branches for what a module does not have.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ class OpenMMForces(nn.Module):
     Parameters
     ----------
     model : nn.Module
-        Offers ``energies_and_forces``.
+        Module of a model file of any schema.
     n_beads : int
         Beads of one replica.
     particles : sequence of int
@@ -50,33 +51,21 @@ class OpenMMForces(nn.Module):
         beads = positions.index_select(0, self.particle_indices) if selects else positions
         if beads.shape[0] % self.n_beads != 0:
             raise ValueError(f"{beads.shape[0]} particles; give a multiple of {self.n_beads}")
-        energy, forces = self.evaluate(beads)
+        energy, forces = self._evaluate(beads)
         if selects:
             forces = torch.zeros_like(positions).index_copy(0, self.particle_indices, forces)
         # OpenMM reads the memory in order: a transposed view would be other forces.
         return energy, forces.contiguous()
 
-    def evaluate(self, beads: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, beads: Tensor) -> tuple[Tensor, Tensor]:
         """Return energy and forces of beads (R * N, 3)."""
-        frames = beads.view(-1, self.n_beads, 3)
-        energies, forces = self.model.energies_and_forces(frames)  # type: ignore[operator]
-        return energies.sum().to(beads.dtype), forces.reshape(-1, 3)
-
-
-class _ExplicitForcesOfSchema1(OpenMMForces):
-    """The same from a file that computes forces of all replicas without autograd."""
-
-    def evaluate(self, beads: Tensor) -> tuple[Tensor, Tensor]:
-        """Return energy and forces of beads (R * N, 3)."""
-        energy, forces = self.model.energy_and_forces(beads)  # type: ignore[operator]
-        return energy, forces
-
-
-class _ForcesOfSchema1(OpenMMForces):
-    """The same from a file that has an energy of all replicas and nothing else."""
-
-    def evaluate(self, beads: Tensor) -> tuple[Tensor, Tensor]:
-        """Return energy and forces of beads (R * N, 3)."""
+        if hasattr(self.model, "energies_and_forces"):
+            frames = beads.view(-1, self.n_beads, 3)
+            energies, forces = self.model.energies_and_forces(frames)  # type: ignore[operator]
+            return energies.sum().to(beads.dtype), forces.reshape(-1, 3)
+        if hasattr(self.model, "energy_and_forces"):
+            energy, forces = self.model.energy_and_forces(beads)  # type: ignore[operator]
+            return energy, forces
         # TorchScript knows no `torch.enable_grad`; callers may sit inside `torch.no_grad`.
         before = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
@@ -89,15 +78,18 @@ class _ForcesOfSchema1(OpenMMForces):
         return energy.detach(), -gradient
 
 
-class _FromReducedEnergies(nn.Module):
-    """Energies of replicas from a file of schema 1 whose inner network gives them.
+class _OfEveryReplica(nn.Module):
+    """The contract for a file of schema 1.
+
+    Energies are those of its inner network, which has them for every replica, and where there is
+    none those of one call for each.
 
     Parameters
     ----------
     model : ScriptModule
         Module of the file.
     forces : ScriptModule
-        Forces of all replicas.
+        What OpenMM calls for it.
     """
 
     def __init__(self, model: ScriptModule, forces: ScriptModule) -> None:
@@ -109,32 +101,15 @@ class _FromReducedEnergies(nn.Module):
     def energies_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm."""
         flat = positions.detach().reshape(-1, 3)
+        energies = torch.zeros(positions.shape[0], dtype=torch.float64, device=flat.device)
         with torch.no_grad():
-            reduced = self.model.force_energy(self.model._standardised(flat))
-            energies = self.model.thermal_energy * reduced.to(torch.float64)
+            if hasattr(self.model, "force_energy"):
+                reduced = self.model.force_energy(self.model._standardised(flat))
+                energies += self.model.thermal_energy * reduced.to(torch.float64)
+            else:
+                for replica in range(positions.shape[0]):
+                    energies[replica] = self.model(positions[replica].detach())
         _, forces = self.forces(flat)
-        return energies, forces.view(positions.shape)
-
-
-class _FromTotalEnergies(nn.Module):
-    """The same from a file that tells nothing but totals: one call for each replica.
-
-    Parameters are those of :class:`_FromReducedEnergies`.
-    """
-
-    def __init__(self, model: ScriptModule, forces: ScriptModule) -> None:
-        super().__init__()
-        self.model = model
-        self.forces = forces
-        self.metadata: str = model.metadata
-
-    def energies_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm."""
-        energies = torch.zeros(positions.shape[0], dtype=torch.float64, device=positions.device)
-        with torch.no_grad():
-            for replica in range(positions.shape[0]):
-                energies[replica] = self.model(positions[replica].detach())
-        _, forces = self.forces(positions.detach().reshape(-1, 3))
         return energies, forces.view(positions.shape)
 
 
@@ -150,18 +125,13 @@ def with_contract(module: ScriptModule, n_beads: int) -> ScriptModule:
     """
     if hasattr(module, CONTRACT):
         return module
-    inner = all(hasattr(module, name) for name in ("force_energy", "_standardised"))
-    kind = _FromReducedEnergies if inner else _FromTotalEnergies
-    return script_module(kind(module, openmm_forces(module, n_beads, ())), methods=(CONTRACT,))
+    forces = openmm_forces(module, n_beads, ())
+    return script_module(_OfEveryReplica(module, forces), methods=(CONTRACT,))
 
 
 def openmm_forces(module: ScriptModule, n_beads: int, particles: Sequence[int]) -> ScriptModule:
     """Return what OpenMM is to call for a module of a model file of any schema.
 
-    Parameters are those of :class:`OpenMMForces`, the module that of the file.
+    Parameters are those of :class:`OpenMMForces`.
     """
-    kind = OpenMMForces
-    if not hasattr(module, CONTRACT):
-        explicit = hasattr(module, "energy_and_forces")
-        kind = _ExplicitForcesOfSchema1 if explicit else _ForcesOfSchema1
-    return script_module(kind(module, n_beads, particles))
+    return script_module(OpenMMForces(module, n_beads, particles))

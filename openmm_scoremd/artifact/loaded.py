@@ -55,7 +55,8 @@ class LoadedModel:
         self._tested = tested
         self._modules: dict[str, tuple[ScriptModule, ScriptModule]] = {}
         # Forces find the model that made them here, also after OpenMM has copied them.
-        _IN_MEMORY[archive.sha256] = self
+        if not tested:
+            _IN_MEMORY.add(self)
 
     def __reduce__(self) -> tuple[object, tuple[str, bytes]]:
         return _from_bytes, (str(self.archive.path), self.archive.content)
@@ -123,7 +124,7 @@ class HoldsModel(Protocol):
 #: What functions take as a model: a file, or what was read from one.
 AnyModel: TypeAlias = str | os.PathLike[str] | ModelArchive | LoadedModel | HoldsModel
 
-_IN_MEMORY: weakref.WeakValueDictionary[str, LoadedModel] = weakref.WeakValueDictionary()
+_IN_MEMORY: weakref.WeakSet[LoadedModel] = weakref.WeakSet()
 
 
 def loaded_model(model: AnyModel, *, sha256: str | None = None) -> LoadedModel:
@@ -148,9 +149,9 @@ def loaded_model(model: AnyModel, *, sha256: str | None = None) -> LoadedModel:
         return model
     archive = model if isinstance(model, ModelArchive) else read_archive(model)
     check_sha256(archive, sha256)
-    found = _IN_MEMORY.get(archive.sha256)
-    # Systems in XML name the file that was given, which may be a copy.
-    return found if found and found.archive.path == archive.path else LoadedModel(archive)
+    # Systems in XML name the file that was given, which may be a copy of another one.
+    same = (m for m in _with_hash(archive.sha256) if m.archive.path == archive.path)
+    return next(same, None) or LoadedModel(archive)
 
 
 def model_with_hash(path: str, sha256: str) -> LoadedModel:
@@ -161,7 +162,11 @@ def model_with_hash(path: str, sha256: str) -> LoadedModel:
     ModelFileError
         If the file is missing, damaged or another one.
     """
-    return _IN_MEMORY.get(sha256) or loaded_model(path, sha256=sha256)
+    return next(iter(_with_hash(sha256)), None) or loaded_model(path, sha256=sha256)
+
+
+def _with_hash(sha256: str) -> list[LoadedModel]:
+    return [model for model in _IN_MEMORY if model.archive.sha256 == sha256]
 
 
 def check_self_test(

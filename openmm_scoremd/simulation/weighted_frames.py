@@ -127,7 +127,7 @@ def draw_weighted(
         part = slice(first, min(first + _FRAMES_TOGETHER, n))
         shape = (part.stop - first, metadata.n_beads, metadata.n_dims)
         drawn = flow.draw(shape, generator)
-        frames[part, :, : metadata.n_dims] = metadata.scale * drawn.y.numpy()
+        frames[part] = metadata.to_nanometers(drawn.y).numpy()
         log_density[part] = drawn.log_density.numpy()
         if progress is not None:
             progress(part.stop, n)
