@@ -33,10 +33,10 @@ from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.embedding import NoiseLevel
 from openmm_scoremd.models.families import build_model, network_config
-from openmm_scoremd.models.graph_transformer.family import (
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.network import (
     EdgeAttention,
     GatedResidual,
-    GraphTransformerEnergy,
     TransformerLayer,
 )
 from openmm_scoremd.models.weights import TrainedModel, WeightsDescription

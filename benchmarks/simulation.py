@@ -122,7 +122,7 @@ def make_cases(folder: Path) -> list[Case]:
     }
     cases = []
     for n_beads, config in sizes.items():
-        name = f"{n_beads} beads, width {config.width}, {config.layers} layers, random weights"
+        name = f"{n_beads} beads, width {config.hidden_dim}, {config.layers} layers, random weights"
         path = export_random_network(n_beads, config, folder / f"random_{n_beads}.pt")
         cases.append(make_case(name, path, folder))
     if SHIPPED.is_file():

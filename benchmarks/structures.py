@@ -7,8 +7,8 @@ None of their data is part of this repository: unpack a package's source archive
 folder. Every structure with coordinates is taken as its own topology, every topology without them
 with the coordinates of the same name beside it, and some trajectories by name, each with the
 presets ``ca`` and ``backbone-cb``. What is accepted is checked by other means: the mean length of
-every bond against chemistry, and the number of peptide bonds against the pairs of a C and an N that
-are as near as only a bond brings them. Files of the same content count once.
+every bond against chemistry, and the number of peptide bonds against the C atoms with an N
+as near as only a bond brings it. Files of the same content count once.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def links_of(dataset: CGDataset) -> int:
 
 
 def expected_links(entry: Input) -> int | None:
-    """Count pairs of a C and an N of different residues with a CA that are bonded by distance.
+    """Count the C with an N of another residue near enough to be bonded, both of amino acids.
 
     None where residues have no C and N, or in boxes that are not rectangular, whose images would
     have to be searched.
@@ -205,8 +205,10 @@ def expected_links(entry: Input) -> int | None:
         carbons, nitrogens = carbons % box, nitrogens % box
     near = cKDTree(nitrogens, boxsize=box).query_ball_point(carbons, LONGEST_PEPTIDE_BOND)
     residue = [atom.residue.index for atom in names.atoms]
+    # Some files hold copies of a molecule at one place: a C has one N whatever lies upon it.
     return sum(
-        residue[ends["C"][c]] != residue[ends["N"][n]] for c, row in enumerate(near) for n in row
+        any(residue[ends["N"][n]] != residue[ends["C"][c]] for n in row)
+        for c, row in enumerate(near)
     )
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
@@ -27,6 +28,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "_tensors": ("_files.tensors",),
     "adjustable": ("artifact.noise_levels",),
     "analysis._json": ("_files.plain_json",),
+    "analysis.agreement": ("analysis.comparison.pairs",),
     "analysis.basins": ("analysis.observables.basins",),
     "analysis.comparison": (
         "analysis.comparison.measures", "analysis.comparison.metrics", "analysis.comparison.table",
@@ -43,6 +45,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "analysis.report": ("analysis.report.folder",),
     "analysis.report_plots": ("analysis.report.plots",),
     "analysis.reweighting": ("analysis.statistics.reweighting",),
+    "analysis.results": ("analysis.comparison.table",),
     "analysis.samples": ("analysis.statistics.samples",),
     "analysis.summary": ("analysis.comparison.summary", "analysis.comparison.pairs"),
     "analysis.training_log": ("analysis.report.curves",),
@@ -75,7 +78,6 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "models.exported": ("export.exported",),
     "models.factory": ("models.families", "models.config", "models.base"),
     "models.folded": ("models.graph_transformer.folded",),
-    "models.graph_transformer": ("models.graph_transformer.network",),
     "native": ("forces.kernel",),
     "native.build": ("forces.kernel.build",),
     "native.network": ("forces.kernel.network",),
@@ -94,6 +96,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "simulation.settings": ("simulation.run.settings",),
     "simulation.stepping": ("simulation.run.stepping",),
     "simulation.trajectories": ("trajectories.reading",),
+    "topology": ("trajectories.bead_files",),
     "torchscript": ("artifact.torchscript",),
     "training.average": ("training.ema",),
     "training.build": ("training.setup",),
@@ -107,6 +110,8 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
 
 #: Functions, classes and constants under other names: ``old module.old name`` to the new place.
 NAMES: Final[dict[str, str]] = {
+    "evaluation.held_back_frames": "evaluation.evaluate.held_out_frames",
+    "models.factory.NetworkConfig": "models.families.former_config",
     "artifact.SCHEMA_VERSION": "description.SCHEMA_VERSION",
     "computation.CompiledComputation": "forces.kernel_force.KernelComputation",
     "weights.ModelDescription": "models.weights.WeightsDescription",
@@ -170,7 +175,8 @@ def keep_old_names(module: str) -> None:
     old = _short(module)
 
     def find(name: str) -> Any:
-        if not name.startswith("__"):
+        # `from package import submodule` asks here first where the submodule is not loaded yet.
+        if not name.startswith("__") and not _is_submodule(f"{module}.{name}"):
             places = [f"{place}.{name}" for place in MODULES.get(old, ())]
             for place in (NAMES[f"{old}.{name}"],) if f"{old}.{name}" in NAMES else places:
                 with contextlib.suppress(AttributeError):
@@ -209,6 +215,13 @@ def keep_old_attribute(old: str, new: str) -> Callable[[Class], Class]:
         return kind
 
     return keep
+
+
+def _is_submodule(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of a module that is no package
+        return False
 
 
 def _short(name: str) -> str:

@@ -27,12 +27,7 @@ from openmm_scoremd.forces.options import Backend, CudaGraphs
 from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.units import (
-    FloatOrQuantity,
-    frames_in_nanometers,
-    thermal_energy,
-    to_kelvin,
-)
+from openmm_scoremd.units import FloatOrQuantity, frames_in_nanometers, thermal_energy, to_kelvin
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
 
@@ -387,10 +382,8 @@ class ScoreModelFile:
             logger.warning(
                 "the simulation has %g K, the model %g K: a coarse-grained potential is a free "
                 "energy of its own temperature, and at another one its distribution is neither "
-                "that of the training data nor that of the molecule",
-                kelvin,
-                self.temperature,
-            )
+                "that of the training data nor that of the molecule", kelvin, self.temperature,
+            )  # fmt: skip
         return kelvin
 
     def _frames(self, positions: ArrayLike) -> tuple[FloatArray, tuple[int, ...]]:

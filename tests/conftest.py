@@ -7,6 +7,7 @@ samples are known as well: standard deviation 0.5. The 2-D form is a particle in
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,10 @@ def make_metadata() -> Callable[..., ModelMetadata]:
 def toy(make_toy: MakeToy) -> Toy:
     """A chain of four beads in float32."""
     return make_toy()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """Let Ctrl-C arrive: shells start what runs in the background with interrupts ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -38,7 +38,7 @@ def coarse_grain(
     from openmm_scoremd.data.coarse_graining import coarse_grain_trajectory, load_topology
     from openmm_scoremd.data.dataset import save_dataset
     from openmm_scoremd.data.summary import format_summary
-    from openmm_scoremd.topology import write_viewer_files
+    from openmm_scoremd.trajectories.bead_files import write_viewer_files
     from openmm_scoremd.trajectories.reading import without_c_output
     from openmm_scoremd.units import thermal_energy
 

@@ -7,6 +7,7 @@ that ``scoremd --help`` is quick.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import warnings
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             # C and C++ code make errors of their own of a Ctrl-C.
             if interrupted() or isinstance(error, KeyboardInterrupt):
-                print_error(f"interrupted{_AFTER_INTERRUPT.get(arguments[0], '')}")
+                print_error("interrupted" + _AFTER_INTERRUPT.get("".join(arguments[:1]), ""))
                 return 130
             if isinstance(error, ScoreMDError):
                 print_error(str(error))
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, OSError):
                 name = f"{error.filename}: " if error.filename else ""
                 print_error(f"{name}{error.strerror or error}")
+                with contextlib.suppress(OSError):
+                    flush_output()  # a pipe that is closed is no reason to try again at the end
                 return 2
             raise
     return 0

@@ -30,8 +30,8 @@ def refine(
     Only the network that serves the time of the force is changed.
     """
     from openmm_scoremd.refinement.energy_fit import FitSettings
-    from openmm_scoremd.refinement.refine import RefinementSettings
     from openmm_scoremd.refinement.refine import refine as refine_weights
+    from openmm_scoremd.refinement.settings import RefinementSettings
 
     settings = RefinementSettings(
         rounds=rounds,

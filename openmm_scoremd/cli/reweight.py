@@ -16,14 +16,14 @@ def reweight(
     steps: Annotated[int, "steps from noise to frames", 1] = 60,
     seed: Seed = 0,
 ) -> None:
-    """Draw independent frames and weight them to the equilibrium of the force.
+    """Weight independent frames to the equilibrium of the force.
 
     For small molecules: the cost grows with the square of the number of beads.
     """
-    require_suffix(output, ".npz")
     from openmm_scoremd._files.atomic import atomic_path
     from openmm_scoremd.simulation.weighted_frames import draw_weighted
 
+    require_suffix(output, ".npz")
     file = load_model(model)
     with atomic_path(output) as temporary:
         with progress_bar("frames") as advance:

@@ -208,6 +208,27 @@ def renamed_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in current.items() if name in own or name not in _ONCE_SHARED}
 
 
+def former_config(
+    kind: str = "graph-transformer",
+    output: str = "conservative",
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    width: int = 96,
+    layers: int = 2,
+    heads: int = 8,
+    head_width: int = 64,
+    vocabularies: tuple[int, ...] = (),
+    feature_width: int = 16,
+    widths: tuple[int, ...] = (92, 92, 92),
+    noise_floor: float | None = None,
+) -> NetworkConfig:
+    """Return the configuration that ``NetworkConfig`` was when it had the entries of all families.
+
+    It has that name in ``openmm_scoremd.models.factory`` for one more release.
+    """
+    return network_config(locals())
+
+
 def build_model(
     config: NetworkConfig,
     *,

@@ -11,7 +11,6 @@ priors, and no frames but those of the training.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Callable
@@ -29,13 +28,11 @@ from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spr
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
 from openmm_scoremd.errors import (
     CheckpointError,
-    ConfigurationError,
     DatasetError,
-    InvalidInputError,
     NumericalError,
 )
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
-from openmm_scoremd.model_file import Backend, ScoreModelFile
+from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import network_at
 from openmm_scoremd.models.weights import (
@@ -47,7 +44,6 @@ from openmm_scoremd.models.weights import (
 from openmm_scoremd.refinement.energy_fit import (
     EnergyFit,
     FitReport,
-    FitSettings,
     Frames,
     SimulatedFrames,
 )
@@ -59,8 +55,9 @@ from openmm_scoremd.refinement.folder import (
     save_simulated,
     write_record,
 )
+from openmm_scoremd.refinement.settings import RefinementSettings
 from openmm_scoremd.simulation.run.in_memory import WatchedFrames, simulate_in_memory
-from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed, whole_number
+from openmm_scoremd.simulation.run.settings import derived_seed
 
 WEIGHTS = "weights.safetensors"
 
@@ -68,96 +65,6 @@ FloatArray = NDArray[np.float64]
 
 #: Called as ``progress(done, in_all, text)``; each round counts 2: its simulation and its fit.
 Progress = Callable[[float, int, str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class RefinementSettings:
-    """How often to simulate, and how.
-
-    Attributes
-    ----------
-    rounds : int
-        Simulations, each followed by a fit.
-    replicas : int
-        Copies of the molecule.
-    steps : int
-        Time steps of every copy in a round; a round begins where the one before ended.
-    interval : int
-        Time steps between frames.
-    discarded : float
-        Part of every round that is not used, while the replicas forget where they began.
-    timestep : float, ps
-        Time step.
-    friction : float, 1/ps
-        Friction.
-    backend : {"auto", "torchforce", "pythonforce", "kernel"}
-        Force class.
-    regions : int
-        Regions of shape whose populations are compared.
-    seed : int
-        Seed of everything.
-    fit : FitSettings
-        How the energy is changed in a round.
-
-    Raises
-    ------
-    ConfigurationError
-        If a number is out of range.
-    """
-
-    rounds: int = 4
-    replicas: int = 100
-    steps: int = 15_000
-    interval: int = 50
-    discarded: float = 0.25
-    timestep: float = 0.002
-    friction: float = 1.0
-    backend: Backend = "auto"
-    regions: int = 32
-    seed: int = 0
-    fit: FitSettings = dataclasses.field(default_factory=FitSettings)
-
-    def __post_init__(self) -> None:
-        try:
-            for name, lowest in {"rounds": 1, "steps": 1, "interval": 1, "regions": 2}.items():
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), lowest))
-            run = self.run_settings(self.seed)
-        except InvalidInputError as error:
-            raise ConfigurationError(str(error)) from error
-        object.__setattr__(self, "replicas", run.replicas)
-        object.__setattr__(self, "seed", run.seed)
-        if not 0.0 <= self.discarded < 1.0:
-            raise ConfigurationError(
-                f"discarded is {self.discarded}; it must be at least 0 and below 1"
-            )
-        if self.frames_per_replica < 1:
-            raise ConfigurationError(
-                f"{self.steps} steps with a frame every {self.interval} leave no frame; "
-                "simulate longer, or lower interval"
-            )
-
-    def run_settings(self, seed: int) -> RunSettings:
-        """Return the settings of one round's simulation."""
-        return RunSettings(
-            replicas=self.replicas,
-            steps=max(self.steps - self.steps % self.interval, self.interval),
-            interval=self.interval,
-            seed=seed,
-            timestep=self.timestep,
-            friction=self.friction,
-            backend=self.backend,
-            recentring="off",
-        )
-
-    @property
-    def frames_per_replica(self) -> int:
-        """Frames of a replica and round that are used."""
-        return self.steps // self.interval - self.frames_discarded
-
-    @property
-    def frames_discarded(self) -> int:
-        """Frames of a replica and round that are not."""
-        return math.ceil(self.steps // self.interval * self.discarded)
 
 
 def refine(

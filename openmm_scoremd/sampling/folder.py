@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.sampling.langevin import Trajectory, mean_mass, trajectory_timestep
-from openmm_scoremd.topology import BeadTopology, write_viewer_files
+from openmm_scoremd.topology import BeadTopology
+from openmm_scoremd.trajectories.bead_files import write_viewer_files
 from openmm_scoremd.trajectories.reading import save_frames
 from openmm_scoremd.trajectories.reporters import replica_paths
 

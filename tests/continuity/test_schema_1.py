@@ -198,10 +198,10 @@ def frames_of(folder):
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path):
-    shutil.copytree(HERE / "runs" / "unfinished", tmp_path / "run")
+    shutil.copytree(HERE / "run_folders" / "unfinished", tmp_path / "run")
     with ReplicaRun.resume(ScoreModelFile(HERE / "chain.pt"), tmp_path / "run") as run:
         assert run.advance()
-    found, expected = frames_of(tmp_path / "run"), frames_of(HERE / "runs" / "straight")
+    found, expected = frames_of(tmp_path / "run"), frames_of(HERE / "run_folders" / "straight")
     assert found.shape == (2, 12, 2, 3)
     np.testing.assert_array_equal(found[:, :6], expected[:, :6])
     # The rest is what it would have been; other versions of OpenMM cannot read the old noise.
@@ -211,7 +211,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
 
 def test_a_run_that_was_finished_can_be_made_longer(tmp_path):
     # Its backend has another name now.
-    shutil.copytree(HERE / "runs" / "finished", tmp_path / "run")
+    shutil.copytree(HERE / "run_folders" / "finished", tmp_path / "run")
     model = ScoreModelFile(HERE / "chain.pt")
     with ReplicaRun.resume(model, tmp_path / "run", steps=80) as run:
         assert run.settings.backend == "kernel"

@@ -24,7 +24,6 @@ from openmm_scoremd import (
 from openmm_scoremd.data.coarse_graining import load_topology
 from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.weights import load_weights
-from openmm_scoremd.topology import write_pdb
 from openmm_scoremd.training.config import (
     DataConfig,
     HardwareConfig,
@@ -33,6 +32,7 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
 )
 from openmm_scoremd.training.trainer import Trainer
+from openmm_scoremd.trajectories.bead_files import write_pdb
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"

@@ -10,7 +10,8 @@ import pytest
 from MDAnalysis.topology.PSFParser import PSFParser
 
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.topology import BeadTopology, write_pdb, write_psf, write_viewer_files
+from openmm_scoremd.topology import BeadTopology
+from openmm_scoremd.trajectories.bead_files import write_pdb, write_psf, write_viewer_files
 
 DIPEPTIDE = BeadTopology(
     names=("C", "N", "CA", "C", "N"),
@@ -296,7 +297,7 @@ class TestFilesForViewers:
             np.testing.assert_allclose(frame.xyz[0], expected, atol=1e-4)
 
     def test_of_too_many_beads_are_left_out(self, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr("openmm_scoremd.topology._MAX_PDB_SERIAL", 4)
+        monkeypatch.setattr("openmm_scoremd.trajectories.bead_files._MAX_PDB_SERIAL", 4)
         write_viewer_files(DIPEPTIDE, POSITIONS[5], tmp_path / "topology")
         assert [path.name for path in tmp_path.iterdir()] == ["topology.psf"]
         assert "a PDB file can hold 4" in caplog.text

@@ -21,7 +21,7 @@ from openmm_scoremd.analysis.observables.free_energy import FreeEnergySurface
 from openmm_scoremd.analysis.observables.groups import ObservableGroup
 from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError
-from openmm_scoremd.analysis.report.styles import Style, styles_of
+from openmm_scoremd.analysis.report.styles import Style, highest_of, styles_of
 
 __all__ = ["MAX_PICTURES", "most_different", "report_page"]
 
@@ -220,7 +220,7 @@ def _timescales(summary: Summary, styles: _Styles) -> dict[str, Any] | None:
 
 
 def _surfaces(surfaces: Mapping[str, FreeEnergySurface], axes: tuple[str, str]) -> list[_Picture]:
-    highest = plots.highest_of(surfaces)
+    highest = highest_of(surfaces)
     return [
         _picture(name, partial(plots.draw_surface, surface=surface, highest=highest), *axes)
         for name, surface in surfaces.items()

@@ -27,9 +27,13 @@ logger = logging.getLogger(__name__)
 
 SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp", "invariant.cpp")
 
-_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi", "-fno-math-errno")
+_COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+#: GCC leaves multiply-adds apart in loops of one sum on some processors, and joins them in loops of
+#: several: replicas of an incomplete block would be rounded otherwise than those of a full one.
+_ALIKE: Final = "--param=avoid-fma-max-bits=0"
 #: Options from fast to modest; the first that the compiler takes are used.
 _OPTIONS: Final = (
+    ("-O3", "-march=native", "-fopenmp", _ALIKE),
     ("-O3", "-march=native", "-fopenmp"),
     ("-O3", "-march=native"),
     ("-O3",),
@@ -159,7 +163,14 @@ def _build(compiler: str, folder: Path, key: str, name: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         product = Path(scratch) / "kernel.so"
         for options in _OPTIONS:
-            command = [compiler, *options, *_COMMON, str(source), "-o", str(product)]
+            command = [
+                compiler,
+                *options,
+                *_COMMON,
+                str(source),
+                "-o",
+                str(product),
+            ]
             problem = _run(command)
             if not problem:
                 path = folder / f"kernel-{key}-{_digest(product)}.so"

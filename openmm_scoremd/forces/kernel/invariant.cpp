@@ -8,6 +8,12 @@
 //   g = u1 x u2 . u3 and u1 x u2 . u2 x u3, u = e / sqrt(|e|^2 + softening), for every volume
 //   E = envelope [ |x - mean x|^2 / 2 + f (curvature f / 2 + slope) + sum over windows of MLP(f, g) ]
 
+// Roots of whole vectors: without this, GCC asks after each number whether to set errno. Not an option
+// of the command line, with which the other kernel rounds differently in blocks of other sizes.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-math-errno")
+#endif
+
 #include "kernel.hpp"
 
 #if defined(_OPENMP)

@@ -45,11 +45,6 @@ class Progress(Protocol):
         """Tell how many steps are done, of how many, with speed and temperature."""
 
 
-def never() -> bool:
-    """Return False: a run goes on to its end."""
-    return False
-
-
 def ignore(done: int, total: int, text: str) -> None:
     """Take no notice of progress."""
 
@@ -319,7 +314,8 @@ class ReplicaRun:
         """Latest speed; 0 before anything was timed."""
         return self._stepper.speed * self.settings.replicas
 
-    def advance(self, *, progress: Progress = ignore, stop: Callable[[], bool] = never) -> bool:
+    # Called without arguments, bool is False: to the end.
+    def advance(self, *, progress: Progress = ignore, stop: Callable[[], bool] = bool) -> bool:
         """Simulate to the end, or until asked to stop; the state is saved in both cases.
 
         Parameters

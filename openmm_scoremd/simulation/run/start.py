@@ -27,7 +27,7 @@ from openmm_scoremd.simulation.run.folder import Checkpoint
 from openmm_scoremd.simulation.run.guards import Guard, make_guard, with_energies
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
 from openmm_scoremd.simulation.stability import stable_timestep
-from openmm_scoremd.topology import write_viewer_files
+from openmm_scoremd.trajectories.bead_files import write_viewer_files
 from openmm_scoremd.trajectories.reading import load_start_frames
 
 logger = logging.getLogger(__name__)

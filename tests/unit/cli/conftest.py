@@ -15,7 +15,7 @@ TRAJECTORY = str(ROOT / "tests/data/alanine_dipeptide_200.dcd")
 TOPOLOGY = str(ROOT / "tests/data/alanine_dipeptide.pdb")
 CONFIG = """
 title: tiny
-network: {width: 8, layers: 1, heads: 2, head_width: 4, noise_floor: 0.1}
+network: {hidden_dim: 8, layers: 1, heads: 2, head_dim: 4, noise_floor: 0.1}
 hardware: {accelerator: cpu, backend: eager}
 epochs: 2
 batch_size: 16

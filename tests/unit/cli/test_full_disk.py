@@ -1,5 +1,9 @@
 """A full disk: our error, exit code 2, and no file that is half there."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from openmm_scoremd.cli.main import main
@@ -16,6 +20,7 @@ COMMANDS = {
         *("tiny.pt", "NEW", "--trajectory", 30, "--interval", 1, "--chains", 2),
         *("--stiffness", 25),
     ],
+    "reweight": ["tiny.pt", "NEW.npz", "--frames", 4, "--steps", 3],
     "simulate": ["tiny.pt", "NEW", "--replicas", 2, "--steps", 60, "--interval", 2],
     "plan": ["tiny.pt", "--replicas", 1, "--platform", "Reference", "--output", "NEW.json"],
     "evaluate": ["tiny.pt", "beads.npz", "NEW", "--frames", 30],
@@ -45,6 +50,15 @@ def test_every_command(scoremd, coarse_grain, workshop, monkeypatch, tmp_path, f
     assert not [path for path in left if path.name.startswith(".") and ".part" in path.name]
     if command != "simulate":
         assert all(path.stat().st_size < 1000 for path in left)
+
+
+def test_standard_output_that_nobody_reads(workshop):
+    command = [sys.executable, "-m", "openmm_scoremd", "info", "--json", workshop[0] / "tiny.pt"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (2, "error: Broken pipe\n")
 
 
 def test_standard_output(workshop, monkeypatch):

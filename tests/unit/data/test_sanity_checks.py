@@ -71,6 +71,15 @@ def test_molecules_broken_over_a_lost_box_are_noticed(peptide, tmp_path):
         grain(frames, topology, mapping, tmp_path, "y.dcd")
 
 
+def test_one_torn_frame_among_many_is_named(peptide, tmp_path):
+    chain, topology, mapping = peptide
+    frames = chain.frames(300)
+    frames.xyz[200, 12:] += [0.0, 1.5, 0.0]
+    message = r"torn in 1 of 300 frames, first in 200: CA3-C\w+ has 0\.15.*broken over the edges"
+    with pytest.raises(DatasetError, match=message):
+        grain(frames, topology, mapping, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("length", "fine"), [(0.28, True), (0.40, True), (0.25, False), (0.5, False)]
 )

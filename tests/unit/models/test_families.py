@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import sys
 import textwrap
 
 import pytest
@@ -163,10 +164,19 @@ def test_entries_of_old_files():
     )
 
 
+def test_calls_of_earlier_versions():
+    sys.modules.pop("openmm_scoremd.models.factory", None)  # another test may have had the warning
+    with pytest.warns(FutureWarning, match="models.families"):
+        former = importlib.import_module("openmm_scoremd.models.factory")
+    assert former.NetworkConfig(kind="mlp", widths=(3,)) == MLPConfig(hidden_dims=(3,))
+    assert former.NetworkConfig(width=8) == GraphTransformerConfig(hidden_dim=8)
+    assert former.build_model is build_model
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({**OLD, "kind": "gnn"}, "'gnn'; it must be one of graph-transformer, mlp"),
+        ({**OLD, "kind": "gnn"}, "'gnn'; it must be one of graph-transformer, .*mlp"),
         ({**OLD, "widhts": [3]}, r"network\.widhts is no entry of family 'mlp'"),
         ({**OLD, "widths": [9.5, 7]}, r"network\.hidden_dims is \(9\.5, 7\)"),
         ({**OLD, "widths": None}, r"network\.hidden_dims is None"),
@@ -221,7 +231,7 @@ def springs():
 
 def test_the_documented_family_passes_every_check(package, springs):
     package(springs)
-    assert family_names() == ["graph-transformer", "mlp", "springs"]
+    assert family_names() == ["graph-transformer", "invariant", "mlp", "springs"]
     config = network_config({"family": "springs", "stiffness": 3.0, "t_max": 0.8})
     assert type(config).__name__ == "SpringsConfig"
     testing.check_family(config, n_beads=4, n_dims=3)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,10 +58,16 @@ def write_dataset(path: Path, positions: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def planar_once(tmp_path_factory) -> Path:
+    """The dataset of all tests, not to be changed."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "planar.npz", mixture_positions(100))
+
+
 @pytest.fixture
-def planar(tmp_path) -> Path:
+def planar(tmp_path, planar_once) -> Path:
     """A dataset of 100 points in two dimensions."""
-    return write_dataset(tmp_path / "planar.npz", mixture_positions(100))
+    return Path(shutil.copy(planar_once, tmp_path))
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def molecule(tmp_path) -> Path:
     return write_dataset(tmp_path / "molecule.npz", chain_positions(100))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., TrainingConfig]:
     """Return ``make(dataset, **changes)``: 5 epochs of 5 steps (80 of 100 frames, 16 a batch)."""
 
@@ -120,11 +127,17 @@ def finished(planar, make_config, tmp_path):
     return trainer, tmp_path / "run"
 
 
+@pytest.fixture(scope="session")
+def uninterrupted_once(planar_once, make_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "straight"
+    Trainer(make_config(planar_once), folder).start()
+    return folder
+
+
 @pytest.fixture
-def uninterrupted(planar, make_config, tmp_path):
+def uninterrupted(uninterrupted_once, tmp_path):
     """Folder of a run that was never stopped."""
-    Trainer(make_config(planar), tmp_path / "straight").start()
-    return tmp_path / "straight"
+    return Path(shutil.copytree(uninterrupted_once, tmp_path / "straight"))
 
 
 def log_without_throughput(folder: Path) -> list[list[str]]:

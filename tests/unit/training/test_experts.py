@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -69,8 +71,12 @@ def experts():
 @pytest.fixture
 def config(planar):
     """A mixture of three: 10, 5 and 10 steps."""
+    return config_of(planar)
+
+
+def config_of(dataset):
     return TrainingConfig(
-        data=DataConfig(str(planar), augmentation="none"),
+        data=DataConfig(str(dataset), augmentation="none"),
         title="Two modes",
         optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
         hardware=HardwareConfig(accelerator="cpu", backend="eager"),
@@ -82,12 +88,17 @@ def config(planar):
     )
 
 
-@pytest.fixture
-def trained(config, tmp_path):
-    """Folder of a mixture that was trained in one go."""
-    folder = tmp_path / "mixture"
-    assert train_mixture(config, folder) == folder / WEIGHTS
+@pytest.fixture(scope="module")
+def trained_once(planar_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixture") / "mixture"
+    assert train_mixture(config_of(planar_once), folder) == folder / WEIGHTS
     return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """Folder of a mixture that was trained in one go."""
+    return Path(shutil.copytree(trained_once, tmp_path / "mixture"))
 
 
 def assert_same_weights(folder, other, names=("high", "mid", "low", ".")):
