@@ -84,6 +84,16 @@ class TestGuards:
         segments = unbroken_segments(tmp_path / "run")
         assert segments == [(0, 0, 11), (1, 0, 11), (2, 0, 3), (2, 3, 11), (3, 0, 11)]
 
+    def test_a_replica_that_is_too_hot(self, start_run, tmp_path, platform):
+        with start_run("run", platform=platform, margin=5.0) as run:
+            positions, velocities = run.simulation.phase_space()
+            velocities[1] *= 8.0
+            run.simulation.set_phase_space(positions, velocities)
+            run.advance()
+            (entry,) = run.breaks.restarts
+        assert entry["replica"] == 1
+        assert entry["reason"].startswith("the temperature is ")
+
     def test_a_replica_that_broke_stops_the_run(self, pair, start_run, tmp_path, platform):
         with start_run("run", platform=platform, on_failure="stop") as run:
             break_replica(run, NAN, at=10)
