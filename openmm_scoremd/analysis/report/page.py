@@ -220,11 +220,8 @@ def _timescales(summary: Summary, styles: _Styles) -> dict[str, Any] | None:
 
 
 def _surfaces(surfaces: Mapping[str, FreeEnergySurface], axes: tuple[str, str]) -> list[_Picture]:
-    highest = plots.highest_of(surfaces)
-    return [
-        _picture(name, partial(plots.draw_surface, surface=surface, highest=highest), *axes)
-        for name, surface in surfaces.items()
-    ]
+    panels = plots.surface_panels(surfaces)
+    return [_picture(name, draw, *axes) for name, draw in panels.items()]
 
 
 def _fokker_planck(curve: FokkerPlanckError) -> _Picture:
