@@ -307,7 +307,7 @@ def evaluate(
     frames: Annotated[int, "number of independent frames to draw; 0 for none", 0] = 10_000,
     level: Annotated[float, "probability of a false alarm in the verdict"] = 0.01,
     require_consistent: Annotated[
-        bool, "end with exit code 3 if any two sets contradict each other"
+        bool, "end with exit code 3 if any two sets contradict each other, 4 if they tell nothing"
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",

@@ -70,5 +70,5 @@ def write_evaluation(
             weights=sources.weights,
             seed=seed,
             resampling=Resampling(max_frames=100_000),
-            level=level,
+            alpha=level,
         )

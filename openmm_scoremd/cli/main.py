@@ -24,7 +24,12 @@ from typing import (
 from openmm_scoremd._files.atomic import package_versions
 from openmm_scoremd.cli.commands import COMMANDS, train
 from openmm_scoremd.cli.progress import console
-from openmm_scoremd.errors import ConfigurationError, InconsistentError, ScoreMDError
+from openmm_scoremd.errors import (
+    ConfigurationError,
+    InconsistentError,
+    ScoreMDError,
+    UndecidedError,
+)
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -50,12 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0, 2 for wrong input or a failed computation, 3 if ``--require-consistent`` is
-        not fulfilled, 130 if interrupted.
+        not fulfilled, 4 if it cannot be told, 130 if interrupted.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _run(arguments)
+    except UndecidedError as error:
+        return _fail(str(error), code=4)
     except InconsistentError as error:
         return _fail(str(error), code=3)
     except ScoreMDError as error:

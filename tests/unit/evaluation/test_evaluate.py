@@ -13,7 +13,7 @@ from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.data.dataset import split_frames
-from openmm_scoremd.errors import InconsistentError, InvalidInputError, ModelFileError
+from openmm_scoremd.errors import InvalidInputError, ModelFileError, UndecidedError
 from openmm_scoremd.evaluation.evaluate import evaluate
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import save_weights
@@ -82,11 +82,11 @@ class TestEvaluate:
             resampling=FAST,
         )  # fmt: skip
         (pair,) = found.summary.pairs
-        assert pair.p_value > pair.level
+        assert pair.p_value > pair.alpha
         assert pair.verdict == "cannot tell"
         assert not found.consistent
         message = "simulation and reference: cannot tell .* started again 1 times for each frame"
-        with pytest.raises(InconsistentError, match=message):
+        with pytest.raises(UndecidedError, match=message):
             found.require_consistent()
         assert "restarts per frame" in (tmp_path / "out" / "report.html").read_text()
 

@@ -99,7 +99,7 @@ class TestVerdict:
     def test_level_is_shared_by_the_pairs(self):
         sets = {name: gaussian(i, 200) for i, name in enumerate(("reference", "iid", "other"))}
         assert [
-            pair.level for pair in summarise(sets, POINT, resampling=FAST, level=0.06).pairs
+            pair.alpha for pair in summarise(sets, POINT, resampling=FAST, alpha=0.06).pairs
         ] == [0.02] * 3
 
     @pytest.mark.slow
@@ -110,7 +110,7 @@ class TestVerdict:
             wells = two_wells(seed, 1200, 1, rate=0.0)[:, 0]
             runs = two_wells(10_000 + seed, 14, 60, rate=0.05)
             sets = {"reference": SampleSet(wells), "simulation": SampleSet(runs)}
-            alarms += not summarise(sets, POINT, resampling=FAST, level=0.05).consistent
+            alarms += not summarise(sets, POINT, resampling=FAST, alpha=0.05).consistent
         assert alarms <= 21
 
     def test_a_slow_state_that_all_replicas_missed_is_no_evidence(self):
@@ -197,7 +197,7 @@ def test_coordinates_of_a_point():
 
 
 @pytest.mark.parametrize(
-    ("sets", "topology", "level", "message"),
+    ("sets", "topology", "alpha", "message"),
     [
         ({"iid": gaussian(0, 9)}, POINT, 0.01, "there is one set"),
         ({}, POINT, 0.01, "there are no sets"),
@@ -205,6 +205,6 @@ def test_coordinates_of_a_point():
         ({"a": gaussian(0, 9), "b": gaussian(1, 9)}, POINT, 1.0, "between 0 and 1"),
     ],
 )
-def test_impossible_input(sets, topology, level, message):
+def test_impossible_input(sets, topology, alpha, message):
     with pytest.raises(InvalidInputError, match=message):
-        summarise(sets, topology, level=level)
+        summarise(sets, topology, alpha=alpha)
