@@ -2,7 +2,7 @@
 #
 #   make demo     the main job, end to end: shipped model, start frames, simulation, pictures
 #   make test     all tests (those that need a GPU skip themselves without one)
-#   make lint     ruff and mypy
+#   make lint     ruff, mypy and import-linter
 #   make docs     the documentation as web pages: build/docs/index.html
 #   make install  only the virtual environment
 #   make clean    remove caches and build products; keeps the environment and your results
@@ -38,12 +38,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@# The networks of the tests are too small for threads, and some tests run several processes.
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 docs: $(STAMP)
 	$(RUN) -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs

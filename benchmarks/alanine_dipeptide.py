@@ -24,8 +24,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import package_versions, write_json
-from openmm_scoremd.cli import commands
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
+from openmm_scoremd.cli.evaluate import evaluate
+from openmm_scoremd.cli.model import export
+from openmm_scoremd.cli.simulate import simulate
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.model_file import Backend
@@ -87,12 +90,12 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
         return
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.pt"
-    commands.export(weights, str(model), time=time)
+    export(weights, str(model), time=time)
     simulation = folder / "simulation"
     if simulation.exists() and not (simulation / "run.json").exists():
-        commands.simulate(str(model), str(simulation), resume=True)
+        simulate(str(model), str(simulation), resume=True)
     elif not simulation.exists():
-        commands.simulate(
+        simulate(
             str(model),
             str(simulation),
             replicas=protocol.replicas,
@@ -102,7 +105,7 @@ def _evaluate(folder: Path, weights: str, time: float, protocol: Protocol, seed:
             backend=protocol.backend,
         )
     if not (folder / "report").exists():
-        commands.evaluate(
+        evaluate(
             str(model),
             str(DATA),
             str(folder / "report"),

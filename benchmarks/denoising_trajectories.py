@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.analysis.comparison.metrics import MUELLER_BROWN_LIMITS, js_divergence
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,

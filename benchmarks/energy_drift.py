@@ -72,7 +72,7 @@ SMOKE = Settings(replicas=2, timesteps=(1.0, 2.0), length=0.2, equilibration=20)
 def equilibrated(model: ScoreModelFile, settings: Settings) -> PhaseSpace:
     """Return replicas at the model's temperature."""
     simulation = ReplicaSimulation(
-        model, replicas=settings.replicas, seed=1, platform=PLATFORM, backend="compiled"
+        model, replicas=settings.replicas, seed=1, platform=PLATFORM, backend="kernel"
     )
     simulation.set_positions(model.sample(settings.replicas, seed=1))
     simulation.step(settings.equilibration)

@@ -42,7 +42,7 @@ from openmm_scoremd.simulation.run.stepping import CHECK_STEPS
 OUTPUT = RESULTS / "engine_overhead.json"
 SECTION = Section("engine overhead")
 PLATFORM = "Reference"
-BACKEND: Backend = "compiled"
+BACKEND: Backend = "kernel"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,8 @@ START_SECONDS = 300.0  # imports only
 MEMORY_BYTES = 12 << 30
 CONFIG = """\
 title: tiny
-data: {path: beads.npz, held_back_fraction: 0.2, augmentation: rotation, scale: 0.1}
-network: {kind: mlp, output: conservative, widths: [8, 8], t_min: 0.0, t_max: 1.0}
+data: {path: beads.npz, held_out_fraction: 0.2, augmentation: rotation, scale: 0.1}
+network: {family: mlp, output: conservative, hidden_dims: [8, 8], t_min: 0.0, t_max: 1.0}
 schedule: {beta_min: 0.1, beta_max: 20.0}
 loss: {t_min: 1.0e-5, t_max: 1.0, time_distribution: uniform, weight_midpoint: 0.3}
 optimizer: {learning_rate: 1.0e-3, final_learning_rate: 1.0e-5, ema_decay: 0.9}

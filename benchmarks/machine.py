@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from openmm_scoremd._files.atomic import package_versions
+from openmm_scoremd._files.run_record import package_versions
 
 
 def hardware() -> dict[str, Any]:

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from openmm_scoremd import ScoreModelFile, export_torchscript, save_dataset
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.analysis.comparison.metrics import (
     COMBINED_RANGE,
     MUELLER_BROWN_LIMITS,

@@ -1,6 +1,6 @@
 """The published graph transformer, exported as it is written: the yardstick of the benchmarks.
 
-Every displacement is embedded and projected by itself, in tensors (B, N, N, heads, head_width);
+Every displacement is embedded and projected by itself, in tensors (B, N, N, heads, head_dim);
 nothing is folded, and the diffusion time is an input that the exported file embeds at every call.
 It takes over the parameters of a network of ``openmm_scoremd`` and is the same function. Written
 for TorchScript, so annotations are types and not strings.
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from openmm_scoremd.artifact.contract import CONTRACT
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.artifact.torchscript import (
     load_module,
@@ -28,15 +30,16 @@ from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.embedding import NoiseLevel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.graph_transformer import (
+from openmm_scoremd.models.families import build_model, network_config
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.network import (
     EdgeAttention,
     GatedResidual,
-    GraphTransformerEnergy,
     TransformerLayer,
 )
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.units import thermal_energy
 
@@ -62,8 +65,8 @@ class PlainAttention(nn.Module):
     def __init__(self, attention: EdgeAttention) -> None:
         super().__init__()
         self.heads = attention.heads
-        self.head_width = attention.head_width
-        self.scale = attention.head_width**-0.5
+        self.head_dim = attention.head_dim
+        self.scale = attention.head_dim**-0.5
         self.query_key_value = attention.query_key_value
         self.edge_key_value = attention.edge
         self.output = attention.output
@@ -71,7 +74,7 @@ class PlainAttention(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
         """Return (B, N, width); arguments (B, N, width) and (B, N, N, width)."""
         batch, n_beads, _ = nodes.shape
-        heads, width = self.heads, self.head_width
+        heads, width = self.heads, self.head_dim
         query, key, value = self.query_key_value(nodes).chunk(3, dim=-1)
         edge = self.edge_key_value(edges).view(batch, n_beads, n_beads, heads, width)
         keys = key.reshape(batch, 1, n_beads, heads, width) + edge
@@ -179,13 +182,13 @@ def export_plain(
         centred=True,
         n_beads=metadata.n_beads,
         scale=metadata.scale,
-        thermal_energy=thermal_energy(metadata.temperature),
+        thermal_energy=metadata.thermal_energy,
     )
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
     digest = tensor_digest(exported)
     exported.metadata = dataclasses.replace(metadata, tensor_digest=digest).to_json()
-    save_module(script_module(exported, methods=("score",)), path, exported.metadata)
+    save_module(script_module(exported, methods=("score", CONTRACT)), path, exported.metadata)
     return Path(path)
 
 
@@ -217,18 +220,19 @@ def export_random_network(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     topology = chain_topology(n_beads)
-    description = ModelDescription(
+    description = WeightsDescription(
         title=f"random network of {n_beads} beads",
         network=config,
         schedule=VPSchedule(),
         topology=topology,
         n_dims=3,
+        translation_invariant=True,
         temperature=300.0,
         scale=0.15,
         t_min=1e-5,
         dataset_sha256="",
         example_positions=zigzag_frames(8, n_beads),
-        bond_ranges=[(0.1, 0.2)] * len(topology.bonds),
+        bond_ranges=((0.1, 0.2),) * len(topology.bonds),
         training={},
     )
     return export_torchscript(TrainedModel(model.float().eval(), description), path)
@@ -247,11 +251,11 @@ def chain_topology(n_beads: int) -> BeadTopology:
     )
 
 
-def zigzag_frames(n_frames: int, n_beads: int) -> list[list[list[float]]]:
+def zigzag_frames(n_frames: int, n_beads: int) -> NDArray[np.float64]:
     """Frames (n_frames, n_beads, 3) in nm of a bent chain with noise."""
     chain = np.array([[0.12 * i, 0.05 * (i % 2), 0.0] for i in range(n_beads)])
     noise = np.random.default_rng(0).normal(scale=0.01, size=(n_frames, n_beads, 3))
-    frames: list[list[list[float]]] = (chain + noise).tolist()
+    frames: NDArray[np.float64] = chain + noise
     return frames
 
 
@@ -259,10 +263,8 @@ def network_of_file(model: ScoreModelFile) -> tuple[GraphTransformerEnergy, Netw
     """Rebuild the network that an exported file holds for sampling, in its precision."""
     entries = dict(model.metadata.architecture)
     entries.pop("experts", None)
-    for name in ("vocabularies", "widths"):
-        entries[name] = tuple(entries[name])
-    config = NetworkConfig(**entries)
-    schedule = VPSchedule(*model.metadata.schedule)
+    config = network_config(entries)
+    schedule = model.metadata.schedule
     network = build_model(config, n_beads=model.n_beads, n_dims=3, schedule=schedule)
     if not isinstance(network, GraphTransformerEnergy):
         raise SystemExit(f"{model.path} holds no conservative graph transformer")

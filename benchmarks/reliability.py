@@ -40,7 +40,8 @@ from reliability_page import write_page
 from rich.console import Console
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd._files.atomic import package_versions, write_json
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.model_file import Backend
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.simulation.run.folder import CHECKPOINT, SETTINGS, Checkpoint
@@ -225,7 +226,7 @@ def benchmark_independence(replicas: int, steps: int) -> dict[str, Any]:
     model = ScoreModelFile(SHIPPED)
     start = model.sample(replicas, seed=0)
     results = []
-    backends: tuple[Backend, ...] = ("auto", "compiled")
+    backends: tuple[Backend, ...] = ("auto", "kernel")
     for platform, backend in itertools.product(("Reference", "CPU"), backends):
         ends = []
         for shift in (0.0, 0.003):

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from openmm_scoremd import ScoreModelFile
-from openmm_scoremd.cli.progress import progress_bar, signals_held_back
+from openmm_scoremd.cli.progress import progress_bar
+from openmm_scoremd.cli.signals import signals_held_back
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     FAILURES,
     SETTINGS,
-    SIDECAR,
     Checkpoint,
 )
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.trajectories.reading import load_replicas
+from openmm_scoremd.trajectories.segments import SIDECAR
 
 MEMORY = "memory.csv"
 SAMPLE_SECONDS = 10.0

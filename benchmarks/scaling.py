@@ -31,14 +31,15 @@ from performance_page import (
 from plotting import plot_scaling
 
 from openmm_scoremd._files.atomic import write_json
-from openmm_scoremd.export.folded import FoldedGraphTransformer, choose_form
 from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer, choose_form
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 
 OUTPUT = RESULTS / "scaling.json"
 PICTURE = PAGE.parent / "scaling.png"
 SECTION = Section("scaling")
-CONFIG = NetworkConfig(width=96, layers=2)
+CONFIG = GraphTransformerConfig(hidden_dim=96, layers=2)
 BEADS = (5, 10, 20, 40, 80, 150, 300)
 VARIANTS = ("explicit", "compiled")
 
@@ -47,7 +48,7 @@ def evaluation(variant: str, n_beads: int, replicas: int, threads: int) -> Calla
     """Return a function that computes energies and forces of random frames."""
     torch.manual_seed(0)
     model = build_model(CONFIG, n_beads=n_beads, n_dims=3).double()
-    folded = FoldedGraphTransformer(model, t=1e-5).float()
+    folded = FoldedGraphTransformer(model.network, model.decoder, t=1e-5).float()
     frames = np.random.default_rng(0).normal(size=(replicas, n_beads, 3))
     if variant == "explicit":
         x = torch.from_numpy(frames - frames.mean(axis=1, keepdims=True)).float()
@@ -76,7 +77,7 @@ def measure(variant: str, n_beads: int, rows: int, seconds: float, threads: int)
         "variant": variant,
         "n_beads": n_beads,
         "replicas": replicas,
-        "form": choose_form(n_beads, width=CONFIG.width, head_width=CONFIG.head_width),
+        "form": choose_form(n_beads, hidden_dim=CONFIG.hidden_dim, head_dim=CONFIG.head_dim),
         "cpu_us_per_replica": 1e6 * float(np.median(samples)) / replicas,
         "cpu_us_per_bead": 1e6 * float(np.median(samples)) / replicas / n_beads,
         "memory_mb": resident_mb("VmHWM") - before,

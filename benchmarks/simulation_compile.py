@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from plain_network import Case, network_of_file
 
-from openmm_scoremd.export.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
 
 NAME = "torch.compile alone"
 
@@ -21,7 +21,13 @@ def evaluation_stepper(case: Case, replicas: int) -> Callable[[int], None]:
     """Return a function that evaluates energies and gradients of all replicas, n times."""
     model = case.files["ours"]
     network, _ = network_of_file(model)
-    folded = FoldedGraphTransformer(network.double(), t=model.metadata.t).float().eval()
+    folded = (
+        FoldedGraphTransformer(
+            network.network.double(), network.decoder.double(), t=model.metadata.t
+        )
+        .float()
+        .eval()
+    )
     frames = torch.tensor(model.metadata.self_test.positions, dtype=torch.float32)
     x = (frames / model.metadata.scale)[torch.arange(replicas) % len(frames)]
     x = x - x.mean(dim=1, keepdim=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from training_jax import make_model
 
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 
 NAME = "public JAX code"
 
@@ -23,15 +23,15 @@ FORCE_TIME = 1e-5
 TIMESTEP, FRICTION = 1e-4, 1.0
 
 
-def same_network_exists(network: NetworkConfig) -> bool:
+def same_network_exists(network: GraphTransformerConfig) -> bool:
     """Say whether the public code has this network."""
-    published = NetworkConfig()
-    own = (network.heads, network.head_width, network.noise_floor)
-    return own == (published.heads, published.head_width, published.noise_floor)
+    published = GraphTransformerConfig()
+    own = (network.heads, network.head_dim, network.noise_floor)
+    return own == (published.heads, published.head_dim, published.noise_floor)
 
 
 def simulation_stepper(
-    checkout: Path, network: NetworkConfig, n_beads: int, replicas: int
+    checkout: Path, network: GraphTransformerConfig, n_beads: int, replicas: int
 ) -> Callable[[int], None]:
     """Return a function that makes steps of ``replicas`` copies, all of a call in one loop."""
     jax = importlib.import_module("jax")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from openmm_scoremd.export.folded import choose_form
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.folded import choose_form
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 
 
-def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:
+def matrix_shapes(n_beads: int, config: GraphTransformerConfig) -> list[tuple[int, int]]:
     """Constant matrices (inputs, outputs) that every bead's vector meets in the folded network."""
-    width, heads, head = config.width, config.heads, config.head_width
+    width, heads, head = config.hidden_dim, config.heads, config.head_dim
     feed_forward = [(width, 4 * width), (4 * width, width)]
     # Of the last one's second map only what decoder and gate see of it is needed.
     last = [(width, 4 * width), (4 * width, 3)]
     first = [(heads * (n_beads + 3) + 3, width)]
-    if choose_form(n_beads, width=width, head_width=head) == "absorbed":
+    if choose_form(n_beads, hidden_dim=width, head_dim=head) == "absorbed":
         inner = heads * (width + 3)
         later = [(width, inner), (inner + 3, width)]
     else:
@@ -22,7 +22,7 @@ def matrix_shapes(n_beads: int, config: NetworkConfig) -> list[tuple[int, int]]:
     return first + (feed_forward + later) * (config.layers - 1) + last
 
 
-def flop_per_evaluation(n_beads: int, config: NetworkConfig) -> int:
+def flop_per_evaluation(n_beads: int, config: GraphTransformerConfig) -> int:
     """Floating-point operations of one energy and its forces, for one replica.
 
     Products of matrices only, two operations per multiply-add. A constant matrix is met twice,
@@ -34,8 +34,8 @@ def flop_per_evaluation(n_beads: int, config: NetworkConfig) -> int:
     # Per pair of beads and head: logits and mixed displacements of the first layer, whose queries
     # are constant; then queries with keys, and attention with values.
     first = (2 + 3) * 3
-    head = config.head_width
-    absorbed = choose_form(n_beads, width=config.width, head_width=head) == "absorbed"
-    later = 3 * 2 * ((config.width if absorbed else head) + 3)
+    head = config.head_dim
+    absorbed = choose_form(n_beads, hidden_dim=config.hidden_dim, head_dim=head) == "absorbed"
+    later = 3 * 2 * ((config.hidden_dim if absorbed else head) + 3)
     pairs = n_beads * config.heads * (first + later * (config.layers - 1))
     return 2 * n_beads * (constant + pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.training.config import (
     DataConfig,
@@ -65,9 +67,9 @@ def with_losses(config: TrainingConfig, *kinds: str) -> dict[str, TrainingConfig
 def all_cases() -> list[Case]:
     """Return the networks to be timed."""
     plain = TrainingConfig(DataConfig(""), epochs=1000)
-    published = dataclasses.replace(plain, network=NetworkConfig(noise_floor=0.01))
-    larger = NetworkConfig(width=128, layers=3, noise_floor=0.01)
-    mlp = NetworkConfig(kind="mlp", widths=(64, 64, 64))
+    published = dataclasses.replace(plain, network=GraphTransformerConfig(noise_floor=0.01))
+    larger = GraphTransformerConfig(hidden_dim=128, layers=3, noise_floor=0.01)
+    mlp = MLPConfig(hidden_dims=(64, 64, 64))
     both = load_training_config(METHODS / "alanine_dipeptide_regional.yaml")
     stages = {
         expert.name: expert_config(both, dataclasses.replace(expert, start_from=None))
@@ -97,8 +99,10 @@ def smaller(case: Case) -> Case:
     """Return a case of the same kind that takes next to no time."""
     losses = {}
     for kind, config in case.losses.items():
+        is_mlp = isinstance(config.network, MLPConfig)
+        sizes = {"hidden_dim": 8, "layers": 1, "heads": 2, "head_dim": 4}
         network = dataclasses.replace(
-            config.network, width=8, layers=1, heads=2, head_width=4, widths=(8, 8)
+            config.network, **({"hidden_dims": (8, 8)} if is_mlp else sizes)
         )
         # Of 64 frames, a part that all group sizes divide.
         residual = dataclasses.replace(config.fokker_planck, fraction=0.375)
@@ -144,9 +148,11 @@ def matrix_products(case: Case) -> tuple[Callable[[int], None], int]:
     """Return a function that multiplies matrices of the network's width, and its operations."""
     config = next(iter(case.losses.values()))
     network, rows = config.network, config.batch_size * case.n_beads
-    shapes = [(network.width, 4 * network.width), (4 * network.width, network.width)]
-    if network.kind == "mlp":
-        shapes = list(zip(network.widths, network.widths[1:], strict=False))
+    if isinstance(network, MLPConfig):
+        shapes = list(itertools.pairwise(network.hidden_dims))
+    else:
+        width = network.hidden_dim
+        shapes = [(width, 4 * width), (4 * width, width)]
     pairs = [(torch.randn(rows, inputs), torch.randn(inputs, n)) for inputs, n in shapes]
     results = [left @ right for left, right in pairs]
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 
 #: Losses that the public code has.
 LOSSES = ("denoising", "weak")
@@ -54,17 +55,17 @@ def modules(checkout: Path) -> tuple[Any, Any, Any, Any]:
     return transformer, mlp, residual, schedule
 
 
-def make_model(network: NetworkConfig, checkout: Path) -> Any:
+def make_model(network: GraphTransformerConfig | MLPConfig, checkout: Path) -> Any:
     """Return the public code's network of the same shape."""
     transformer, mlp, _, _ = modules(checkout)
     times = (0.0, 1.0, True, True)
-    if network.kind == "mlp":
+    if isinstance(network, MLPConfig):
         activation = importlib.import_module("jax").nn.swish
-        return mlp.PotentialScoreModel(*times, list(network.widths), activation)
+        return mlp.PotentialScoreModel(*times, list(network.hidden_dims), activation)
     return transformer.GraphTransformer(
         *times,
-        hidden_nf=network.width,
-        feature_embedding_dim=network.feature_width,
+        hidden_nf=network.hidden_dim,
+        feature_embedding_dim=network.feature_dim,
         max_z=[],
         n_layers=network.layers,
         potential=True,
@@ -117,7 +118,7 @@ def make_loss(
 
 def stepper(
     checkout: Path,
-    network: NetworkConfig,
+    network: GraphTransformerConfig | MLPConfig,
     n_beads: int,
     n_dims: int,
     batch_size: int,

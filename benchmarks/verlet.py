@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from openmm import unit
 from plain_network import network_of_file
 
-from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.model_file import Backend, ScoreModelFile
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
 from openmm_scoremd.trajectories.reporters import replica_frames
 from openmm_scoremd.units import thermal_energy
 
@@ -85,7 +85,7 @@ def verlet(
     ----------
     model : ScoreModelFile
         Whose force.
-    backend : {"torchforce", "pythonforce", "compiled"}
+    backend : {"torchforce", "pythonforce", "kernel"}
         Force class.
     start : PhaseSpace
         Where to begin.
@@ -134,7 +134,9 @@ def verlet(
 def judge(model: ScoreModelFile) -> Energies:
     """Return a function for potential energies, computed in double precision."""
     network, _ = network_of_file(model)
-    folded = FoldedGraphTransformer(network.double(), t=model.metadata.t)
+    folded = FoldedGraphTransformer(
+        network.network.double(), network.decoder.double(), t=model.metadata.t
+    )
     energy_unit, scale = thermal_energy(model.temperature), model.metadata.scale
 
     def energies(frames: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ from rich.progress import track
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.evaluation.evaluate import evaluate
-from openmm_scoremd.topology import write_pdb, write_psf
+from openmm_scoremd.trajectories.bead_files import write_pdb, write_psf
 from openmm_scoremd.trajectories.reading import load_replicas, save_frames
 
 # %%

@@ -33,7 +33,8 @@ import openmm as mm
 from openmm import app, unit
 from rich.progress import Progress, TimeRemainingColumn
 
-from openmm_scoremd._files.atomic import atomic_path, write_json, write_run_record
+from openmm_scoremd._files.atomic import atomic_path, write_json
+from openmm_scoremd._files.run_record import write_run_record
 from openmm_scoremd.geometry import center, dihedrals
 from openmm_scoremd.units import thermal_energy
 

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from openmm_scoremd import ScoreModelFile, VPSchedule, export_torchscript
+from openmm_scoremd import ScoreModelFile, export_torchscript
 from openmm_scoremd.geometry import dihedrals
 from openmm_scoremd.simulation.exchange import ReplicaExchange
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
@@ -50,8 +50,8 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 # %%
 def noise(t: float) -> float:
     """Return the noise of a diffusion time in nm, for data that are not shrunk."""
-    schedule, time = VPSchedule(*model.metadata.schedule), torch.tensor(t, dtype=torch.float64)
-    return float(model.metadata.scale * schedule.sigma(time) / schedule.mean_factor(time))
+    schedule, time = model.metadata.schedule, torch.tensor(t, dtype=torch.float64)
+    return float(model.metadata.scale * schedule.sigma(time) / schedule.alpha(time))
 
 
 def level(t: float, seed: int) -> ReplicaSimulation:
@@ -65,7 +65,7 @@ def level(t: float, seed: int) -> ReplicaSimulation:
         MODELS / "alanine_dipeptide.safetensors", options.output / f"level_{seed}.pt", t=t
     )
     return ReplicaSimulation(
-        ScoreModelFile(path), replicas=LADDERS, seed=seed, timestep=timestep, backend="compiled"
+        ScoreModelFile(path), replicas=LADDERS, seed=seed, timestep=timestep, backend="kernel"
     )
 
 

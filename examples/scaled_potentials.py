@@ -41,12 +41,12 @@ model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
 
 # %%
 simulation = ReplicaSimulation(
-    model, replicas=REPLICAS, seed=options.seed, backend="compiled", potential_scale=SCALES[0]
+    model, replicas=REPLICAS, seed=options.seed, backend="kernel", potential_factor=SCALES[0]
 )
 simulation.set_positions(model.sample(REPLICAS, seed=options.seed))
 energies, angles = [], []
 for scale in SCALES:
-    simulation.potential_scale = scale
+    simulation.potential_factor = scale
     simulation.step(EQUILIBRATION)
     frames = []
     for _ in track(range(FRAMES), description=f"factor {scale:g}", console=console):

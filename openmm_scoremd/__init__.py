@@ -6,8 +6,10 @@ simulation therefore never pays for (or needs) what only training uses.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from openmm_scoremd import _renamed
 
 if TYPE_CHECKING:
     from openmm_scoremd.data.coarse_graining import CoarseGrainingMap, coarse_grain_trajectory
@@ -59,6 +61,9 @@ _HOME = {
 }
 
 
+_renamed.install()
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _installed_version()
@@ -75,6 +80,8 @@ def __dir__() -> list[str]:
 
 
 def _installed_version() -> str:
+    from importlib import metadata  # takes longer than all the rest
+
     try:
         return metadata.version("openmm-scoremd")
     except metadata.PackageNotFoundError:

@@ -2,7 +2,17 @@
 
 import sys
 
-from openmm_scoremd.cli.main import main
+
+def main() -> int:
+    """Run the command line of this process; return its exit code."""
+    try:
+        from openmm_scoremd.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:  # the command is not yet there to say so
+        sys.stderr.write("error: interrupted\n")
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -81,6 +81,33 @@ def kabsch_align(positions: npt.ArrayLike, reference: npt.ArrayLike) -> Array:
     return np.asarray(placed.astype(points.dtype, copy=False))
 
 
+def nearest_image(
+    offsets: npt.ArrayLike, cell: npt.ArrayLike, *, inverse: npt.ArrayLike | None = None
+) -> Array:
+    """Shift vectors by whole box vectors to their nearest periodic image.
+
+    Exact for vectors whose nearest image is shorter than half the smallest height of the cell.
+
+    Parameters
+    ----------
+    offsets : (..., 3), nm
+        Vectors between two points.
+    cell : (3, 3) or (..., 3, 3), nm
+        Box vectors, one per row.
+    inverse : (3, 3) or (..., 3, 3), 1/nm, optional
+        Inverse of ``cell``, for callers that use it many times.
+
+    Returns
+    -------
+    (..., 3), nm
+        The same vectors less multiples of box vectors.
+    """
+    vectors, box = np.asarray(offsets), np.asarray(cell)
+    fractions = np.matmul(vectors[..., None, :], np.linalg.inv(box) if inverse is None else inverse)
+    images = np.round(fractions)
+    return np.asarray(vectors - np.matmul(images, box)[..., 0, :])
+
+
 def distances(positions: npt.ArrayLike, pairs: npt.ArrayLike) -> Array:
     """Distances between pairs of beads.
 

@@ -14,27 +14,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from openmm_scoremd.artifact.loaded import LoadedModel
 from openmm_scoremd.artifact.metadata import ModelMetadata, read_archive
 from openmm_scoremd.artifact.noise_levels import Adjustable, NoiseLevelEnergy
-from openmm_scoremd.artifact.torchscript import (
-    ScriptModule,
-    checked_device,
-    energy_and_forces,
-    load_archive,
-)
+from openmm_scoremd.artifact.torchscript import ScriptModule, checked_device
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
-from openmm_scoremd.errors import InvalidInputError, ModelFileError
-from openmm_scoremd.forces.create import Backend, CudaGraphs, create_force
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.molecules import declared_molecules
+from openmm_scoremd.forces.options import Backend, CudaGraphs
 from openmm_scoremd.sampling.langevin import Trajectory, TrajectorySettings, draw_trajectory
 from openmm_scoremd.sampling.reverse_diffusion import Solver, draw_frames
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.units import (
-    FloatOrQuantity,
-    frames_in_nanometers,
-    thermal_energy,
-    to_kelvin,
-)
+from openmm_scoremd.units import FloatOrQuantity, frames_in_nanometers, thermal_energy, to_kelvin
 
 __all__ = ["Backend", "CudaGraphs", "ScoreModelFile", "frames_in_nanometers"]
 
@@ -66,8 +59,11 @@ class ScoreModelFile:
 
     Attributes
     ----------
+    loaded : LoadedModel
+        The file in memory: neither moved nor deleted, it still makes Systems and forces. It is
+        pickled with the model, so processes that are spawned need no file.
     path : Path
-        The file, absolute.
+        Where the file was, absolute.
     sha256 : str
         Its hash.
     metadata : ModelMetadata
@@ -91,13 +87,27 @@ class ScoreModelFile:
     def __init__(
         self, path: str | os.PathLike[str], *, sha256: str | None = None, device: str = "cpu"
     ) -> None:
-        self._archive = read_archive(path, sha256=sha256)
-        self.path = self._archive.path
-        self.sha256 = self._archive.sha256
-        self.metadata: ModelMetadata = self._archive.metadata
+        # A model of its own, although there may be one in memory: nobody has called it yet.
+        self._keep(LoadedModel(read_archive(path, sha256=sha256)), device)
+
+    def _keep(self, loaded: LoadedModel, device: str) -> None:
+        self.loaded = loaded
+        self.path, self.sha256 = loaded.archive.path, loaded.archive.sha256
+        self.metadata: ModelMetadata = loaded.archive.metadata
         self._device = checked_device(device)
-        self._module: ScriptModule = load_archive(self._archive, device=self._device)
-        self._run_self_test()
+        self._module: ScriptModule = loaded.module(self._device)
+
+    def __reduce__(self) -> tuple[object, tuple[LoadedModel, str]]:
+        return _with_model, (self.loaded, str(self._device))
+
+    def uncalled(self) -> ScoreModelFile:
+        """Return the same model as if this process had not called it, from memory, without a test.
+
+        TorchScript watches its first calls and rounds otherwise from then on. What the result
+        computes first depends on nothing that was computed before, to the last bit. It is there
+        also where the file is not any more.
+        """
+        return _with_model(self.loaded.uncalled(), str(self._device))
 
     @property
     def bead_topology(self) -> BeadTopology:
@@ -163,6 +173,7 @@ class ScoreModelFile:
         *,
         replicas: int = 1,
         backend: Backend = "auto",
+        device: str | None = None,
         adjustable: Adjustable = "nothing",
     ) -> openmm.System:
         """Return a System of non-interacting copies of the molecule.
@@ -170,19 +181,26 @@ class ScoreModelFile:
         There is no CMMotionRemover: it would act on all replicas together. For 2-D models z is
         there but feels no force: it diffuses freely and is to be ignored.
 
+        A second force, ``Molecules``, has no strength: its bonds tell OpenMM which beads belong
+        together. Reporters otherwise wrap every bead by itself into the box as soon as a force with
+        periodic boundaries is added. Its group is 31: an integrator may leave it out.
+
         Parameters
         ----------
         replicas : int
             Copies in the System.
-        backend : {"auto", "torchforce", "pythonforce", "compiled"}
-            Force class.
+        backend : {"auto", "torchforce", "pythonforce", "kernel"}
+            Who evaluates the model.
+        device : str, optional
+            PythonForce only: where the model runs, "cpu" also beside a GPU.
         adjustable : {"nothing", "scale", "scale-and-time"}
             Context parameters; see :func:`openmm_scoremd.forces.create.create_force`.
 
         Returns
         -------
         openmm.System
-            ``replicas * n_beads`` particles with the model's masses, and its force.
+            ``replicas * n_beads`` particles with the model's masses, its force, and which of them
+            make a molecule.
 
         Raises
         ------
@@ -196,8 +214,11 @@ class ScoreModelFile:
         system = openmm.System()
         for mass in self.metadata.topology.masses * replicas:
             system.addParticle(mass)
-        force = self.create_force(backend=backend, system=system, adjustable=adjustable)
+        force = self.create_force(
+            backend=backend, device=device, system=system, adjustable=adjustable
+        )
         system.addForce(force)
+        system.addForce(declared_molecules(self.n_beads, replicas))
         return system
 
     def create_force(
@@ -207,6 +228,7 @@ class ScoreModelFile:
         system: openmm.System | None = None,
         backend: Backend = "auto",
         cuda_graphs: CudaGraphs = "auto",
+        device: str | None = None,
         force_group: int = 0,
         adjustable: Adjustable = "nothing",
     ) -> openmm.Force:
@@ -215,11 +237,12 @@ class ScoreModelFile:
         Parameters and errors are those of :func:`openmm_scoremd.forces.create.create_force`.
         """
         return create_force(
-            self._archive,
+            self.loaded,
             particles=particles,
             system=system,
             backend=backend,
             cuda_graphs=cuda_graphs,
+            device=device,
             force_group=force_group,
             adjustable=adjustable,
         )
@@ -248,12 +271,10 @@ class ScoreModelFile:
             ``t``.
         """
         frames, leading = self._frames(positions)
-        if t is not None:
-            found = self.noise_levels.energies_of_frames(self._tensor(frames), t)
-            return np.asarray(found.cpu().numpy()).reshape(leading)
-        with torch.no_grad():
-            energies = [float(self._module(self._tensor(frame))) for frame in frames]
-        return np.array(energies).reshape(leading)
+        if t is None:
+            return self.loaded.evaluate(frames, self._device)[0].reshape(leading)
+        found = self.noise_levels.energies_of_frames(self._tensor(frames), t)
+        return np.asarray(found.cpu().numpy()).reshape(leading)
 
     def forces(self, positions: ArrayLike) -> FloatArray:
         """Return the forces on the beads.
@@ -274,8 +295,8 @@ class ScoreModelFile:
             If the shape does not fit or a coordinate is not finite.
         """
         frames, leading = self._frames(positions)
-        _, forces = energy_and_forces(self._module, self._tensor(frames.reshape(-1, 3)))
-        return np.asarray(forces.cpu().numpy()).reshape(*leading, self.n_beads, 3)
+        _, forces = self.loaded.evaluate(frames, self._device)
+        return forces.reshape(*leading, self.n_beads, 3)
 
     def sample(
         self,
@@ -343,7 +364,7 @@ class ScoreModelFile:
         :func:`openmm_scoremd.sampling.langevin.draw_trajectory`.
         """
         random = torch.Generator(self._device).manual_seed(seed)
-        frames = start if isinstance(start, int) else self._frames(start)[0]
+        frames = int(start) if isinstance(start, (int, np.integer)) else self._frames(start)[0]
         chain = (self.score_fn, self.metadata, frames, n_frames)
         return draw_trajectory(*chain, generator=random, settings=settings, progress=progress)
 
@@ -361,35 +382,9 @@ class ScoreModelFile:
             logger.warning(
                 "the simulation has %g K, the model %g K: a coarse-grained potential is a free "
                 "energy of its own temperature, and at another one its distribution is neither "
-                "that of the training data nor that of the molecule",
-                kelvin,
-                self.temperature,
-            )
+                "that of the training data nor that of the molecule", kelvin, self.temperature,
+            )  # fmt: skip
         return kelvin
-
-    def _run_self_test(self) -> None:
-        test = self.metadata.self_test
-        try:
-            energies = self.potential_energy(test.positions)
-            # One call for all frames: also shows that the model takes replicas.
-            forces = self.forces(test.positions)
-        # Errors of TorchScript code.
-        except RuntimeError as error:
-            raise ModelFileError(f"{self.path} fails on its self-test frames: {error}") from error
-        floor = thermal_energy(self.temperature)
-        self._compare("energies", energies, test.energies, floor)
-        self._compare("forces", forces, test.forces, floor / self.metadata.scale)
-
-    def _compare(self, name: str, found: FloatArray, stored: FloatArray, floor: float) -> None:
-        tolerance = self.metadata.self_test.tolerance
-        error = float(np.abs(found - stored).max() / max(float(np.abs(stored).max()), floor))
-        if not error <= tolerance:
-            raise ModelFileError(
-                f"{self.path} does not reproduce its own {name}: relative difference {error:.2g}, "
-                f"allowed {tolerance:.2g}; the file is damaged or this version of torch computes "
-                f"something else (exported with torch {self.metadata.versions.get('torch', '?')}, "
-                f"found {torch.__version__})"
-            )
 
     def _frames(self, positions: ArrayLike) -> tuple[FloatArray, tuple[int, ...]]:
         frames = frames_in_nanometers(positions, self.n_beads)
@@ -397,3 +392,9 @@ class ScoreModelFile:
 
     def _tensor(self, positions: FloatArray) -> Tensor:
         return torch.from_numpy(positions).to(self._device)
+
+
+def _with_model(loaded: LoadedModel, device: str) -> ScoreModelFile:
+    model = ScoreModelFile.__new__(ScoreModelFile)
+    model._keep(loaded, device)
+    return model

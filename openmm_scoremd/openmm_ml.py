@@ -22,7 +22,8 @@ from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from openmm_scoremd.artifact.metadata import ModelArchive
-    from openmm_scoremd.forces.create import Backend
+    from openmm_scoremd.forces.options import Backend
+    from openmm_scoremd.topology import BeadTopology
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
             The beads among the atoms; None for all atoms.
         forceGroup : int
             Force group.
-        backend : {"auto", "torchforce", "pythonforce", "compiled"}
+        backend : {"auto", "torchforce", "pythonforce", "kernel"}
             Force class; see :func:`openmm_scoremd.forces.create.create_force`.
         device : str, optional
             PythonForce only: where the model runs.
@@ -138,26 +139,30 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         return False
 
     def _check_beads(self, topology: app.Topology, chosen: Sequence[int] | None) -> None:
-        names = [atom.name for atom in topology.atoms()]
+        atoms = list(topology.atoms())
         if chosen is not None:
-            if outside := [i for i in chosen if not 0 <= i < len(names)]:
+            if outside := [i for i in chosen if not 0 <= i < len(atoms)]:
                 raise InvalidInputError(
-                    f"atoms has index {outside[0]}; the topology has {len(names)} atoms, counted "
+                    f"atoms has index {outside[0]}; the topology has {len(atoms)} atoms, counted "
                     "from 0"
                 )
-            names = [names[i] for i in chosen]
-        expected = self.archive.metadata.topology.names
-        if not names or len(names) % len(expected):
+            atoms = [atoms[i] for i in chosen]
+        expected, file = self.archive.metadata.topology, self.archive.path.name
+        n_beads = expected.n_beads
+        if not atoms or len(atoms) % n_beads:
             raise InvalidInputError(
-                f"the potential would act on {len(names)} atoms; {self.archive.path.name} has "
-                f"{len(expected)} beads, so give it a multiple of {len(expected)}"
+                f"the potential would act on {len(atoms)} atoms; {file} has {n_beads} beads, so "
+                f"give it a multiple of {n_beads}"
             )
-        for i, (given, name) in enumerate(zip(names, itertools.cycle(expected), strict=False)):
-            if given != name:
+        bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+        for first in range(0, len(atoms), n_beads):
+            beads = _bead_topology(atoms[first : first + n_beads], bonds)
+            if difference := beads.difference_from(expected):
+                where = f" of copy {first // n_beads + 1}" if first else ""
                 raise InvalidInputError(
-                    f"bead {i} is called {given}; {self.archive.path.name} has {name} there. The "
-                    f"order of the beads is {' '.join(expected[:20])}: give a topology in that "
-                    "order, such as BeadTopology.to_openmm()"
+                    f"the atoms are not the beads of {file}: {difference}{where}. The order of the "
+                    f"beads is {' '.join(expected.names[:20])}: give a topology in that order, "
+                    "such as BeadTopology.to_openmm()"
                 )
 
     def _set_masses(self, system: openmm.System) -> None:
@@ -170,7 +175,7 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
         metadata = self.archive.metadata
         if not _remover_will_be_added():
             return
-        if not metadata.is_molecule:
+        if not metadata.translation_invariant:
             raise InvalidInputError(
                 f"{self.archive.path.name} has a potential that is fixed in space: openmm-ml's "
                 "CMMotionRemover would stop its particles; give createSystem the option "
@@ -184,6 +189,26 @@ class ScoreMDPotentialImpl(MLPotentialImpl):  # type: ignore[misc]
                 "removeCMMotion=False leaves it out",
                 replicas,
             )
+
+
+def _bead_topology(
+    atoms: Sequence[app.topology.Atom], bonds: Sequence[tuple[int, int]]
+) -> BeadTopology:
+    """Return what the atoms are as beads; elements and masses are not looked at."""
+    from openmm_scoremd.topology import BeadTopology
+
+    place = {atom.index: i for i, atom in enumerate(atoms)}
+    inside = [(place[i], place[j]) for i, j in bonds if i in place and j in place]
+    return BeadTopology(
+        names=tuple(atom.name for atom in atoms),
+        elements=("",) * len(atoms),
+        residue_names=tuple(atom.residue.name for atom in atoms),
+        residue_ids=(0,) * len(atoms),
+        chain_ids=("",) * len(atoms),
+        masses=(1.0,) * len(atoms),
+        bonds=tuple(sorted((min(bond), max(bond)) for bond in inside)),
+        residue_indices=tuple(atom.residue.index for atom in atoms),
+    )
 
 
 def _remover_will_be_added() -> bool:

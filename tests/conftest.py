@@ -7,6 +7,7 @@ samples are known as well: standard deviation 0.5. The 2-D form is a particle in
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
 from openmm_scoremd.artifact.torchscript import (
-    energy_and_forces,
     save_module,
     script_module,
     tensor_digest,
 )
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.topology import BeadTopology
 
 
@@ -40,21 +41,28 @@ class ToyModel(nn.Module):
         self.metadata = ""
         self.register_buffer("stiffness", torch.tensor(2000.0, dtype=dtype))
         self.register_buffer("length", torch.tensor(0.15, dtype=dtype))
-        self.register_buffer("particle_indices", torch.zeros(0, dtype=torch.int64))
 
     def forward(self, positions: Tensor) -> Tensor:
-        if self.particle_indices.numel() > 0:
-            positions = positions.index_select(0, self.particle_indices)
-        if positions.size(0) % self.n_beads != 0:
-            raise ValueError(f"{positions.size(0)} particles; give a multiple of {self.n_beads}")
-        frames = positions.reshape(-1, self.n_beads, 3)
+        return self._energies(positions.reshape(-1, self.n_beads, 3)).sum().to(positions.dtype)
+
+    @torch.jit.export
+    def energies_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+        leaf = positions.detach().requires_grad_(True)
+        energies = self._energies(leaf)
+        gradient = torch.autograd.grad([energies.sum()], [leaf])[0]
+        torch.set_grad_enabled(before)
+        forces = torch.zeros_like(positions) if gradient is None else -gradient
+        return energies.detach().double(), forces
+
+    def _energies(self, frames: Tensor) -> Tensor:
         if self.n_dims == 2:
             planar = frames[:, :, :2].to(self.dtype)
-            return (0.5 * self.stiffness * (planar * planar).sum()).to(positions.dtype)
+            return 0.5 * self.stiffness * (planar * planar).sum(dim=(1, 2))
         frames = (frames - frames.mean(dim=1, keepdim=True)).to(self.dtype)
         bonds = torch.linalg.vector_norm(frames[:, 1:] - frames[:, :-1], dim=-1)
-        energy = 0.5 * self.stiffness * ((bonds - self.length) ** 2).sum()
-        return energy.to(positions.dtype)
+        return 0.5 * self.stiffness * ((bonds - self.length) ** 2).sum(dim=1)
 
     @torch.jit.export
     def score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -97,9 +105,7 @@ def chain_positions(n_frames: int, n_beads: int, *, seed: int = 0) -> np.ndarray
 
 def toy_metadata(module: ToyModel, **changes: Any) -> ModelMetadata:
     frames = chain_positions(3, module.n_beads)
-    tensor = torch.from_numpy(frames)
-    energies = [float(energy_and_forces(module, frame)[0]) for frame in tensor]
-    forces = [energy_and_forces(module, frame)[1].numpy() for frame in tensor]
+    energies, forces = module.energies_and_forces(torch.from_numpy(frames))
     single = module.dtype == torch.float32
     entries: dict[str, Any] = {
         "title": "toy chain",
@@ -107,9 +113,10 @@ def toy_metadata(module: ToyModel, **changes: Any) -> ModelMetadata:
         "temperature": 300.0,
         "scale": 0.2,
         "n_dims": module.n_dims,
+        "translation_invariant": module.n_dims == 3,
         "t": 1e-5,
         "t_min": 1e-5,
-        "schedule": (0.1, 20.0),
+        "schedule": VPSchedule(0.1, 20.0),
         "dtype": "float32" if single else "float64",
         "architecture": {"kind": "toy"},
         "dataset_sha256": "",
@@ -122,8 +129,8 @@ def toy_metadata(module: ToyModel, **changes: Any) -> ModelMetadata:
         "created": "2025-01-01T00:00:00+00:00",
         "self_test": SelfTest(
             positions=frames,
-            energies=np.array(energies),
-            forces=np.array(forces),
+            energies=energies.numpy(),
+            forces=forces.numpy(),
             tolerance=1e-5 if single else 1e-10,
         ),
     }
@@ -175,3 +182,10 @@ def make_metadata() -> Callable[..., ModelMetadata]:
 def toy(make_toy: MakeToy) -> Toy:
     """A chain of four beads in float32."""
     return make_toy()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """Let Ctrl-C arrive: shells start what runs in the background with interrupts ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import inspect
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,8 @@ class SettingsTable(Directive):
 def settings_rows(config: type) -> list[tuple[Cell, Cell, Cell]]:
     """Return name, default and meaning of the entries of a dataclass.
 
-    Entries that the docstring describes together share a row.
+    Entries that the docstring describes together share a row. Those that a base class has are in
+    the table of that, unless the class gives them other defaults.
 
     Raises
     ------
@@ -71,7 +73,8 @@ def settings_rows(config: type) -> list[tuple[Cell, Cell, Cell]]:
     """
     hints = get_type_hints(config)
     meanings = _meanings(config)
-    fields = dataclasses.fields(config)
+    own = inspect.get_annotations(config)
+    fields = [field for field in dataclasses.fields(config) if field.name in own]
     if missing := [field.name for field in fields if field.name not in meanings]:
         raise ValueError(f"the docstring of {config.__name__} does not describe {missing}")
     rows = []
@@ -89,10 +92,10 @@ def settings_rows(config: type) -> list[tuple[Cell, Cell, Cell]]:
 
 
 def _meanings(config: type) -> dict[str, str]:
-    entries = docstring_parser.parse(config.__doc__ or "", style=_STYLE).params
     return {
         name.strip(): entry.description or ""
-        for entry in entries
+        for described in reversed(config.__mro__)
+        for entry in docstring_parser.parse(described.__doc__ or "", style=_STYLE).params
         for name in entry.arg_name.split(",")
     }
 

@@ -38,7 +38,7 @@ reference = ROOT / "examples" / "data" / "alanine_dipeptide.npz"
 # %% [markdown]
 # ## Sample and simulate
 #
-# Replicas share one OpenMM Context and start from independent frames. `backend="compiled"`
+# Replicas share one OpenMM Context and start from independent frames. `backend="kernel"`
 # evaluates the model with a C++ kernel that is compiled at first use; where there is no compiler,
 # TorchForce does it, and a log line says so.
 
@@ -50,7 +50,7 @@ settings = RunSettings(
     steps=STEPS,
     interval=INTERVAL,
     seed=SEED,
-    backend="auto" if SHORT else "compiled",
+    backend="auto" if SHORT else "kernel",
 )
 with ReplicaRun.start(model, output / "md", settings) as run:
     run.advance()

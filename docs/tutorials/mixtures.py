@@ -24,7 +24,7 @@ from openmm_scoremd.data.toy import (
 )
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.evaluation.fokker_planck import error_table, fokker_planck_error, frame_errors
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.config import (
     DataConfig,
@@ -61,9 +61,9 @@ save_dataset(dataset, output / "data.npz")
 plain = TrainingConfig(
     title="Müller-Brown, plain",
     data=DataConfig(
-        str(output / "data.npz"), held_back_fraction=0.0, augmentation="none", scale=1.0
+        str(output / "data.npz"), held_out_fraction=0.0, augmentation="none", scale=1.0
     ),
-    network=NetworkConfig(kind="mlp", widths=(64, 64, 64), noise_floor=0.05),
+    network=MLPConfig(hidden_dims=(64, 64, 64), noise_floor=0.05),
     loss=LossConfig(time_distribution="balanced", weight_midpoint=0.5),
     optimizer=OptimizerConfig(learning_rate=3e-3, ema_decay=0.99),
     hardware=HardwareConfig(accelerator="cpu", backend="eager"),
@@ -101,9 +101,7 @@ mixture = TrainingConfig(
             "late",
             0.3,
             1.0,
-            network=NetworkConfig(
-                kind="mlp", widths=(48, 48), output="direct", noise_floor=0.05, t_min=0.3
-            ),
+            network=MLPConfig(hidden_dims=(48, 48), output="direct", noise_floor=0.05, t_min=0.3),
             loss=LossConfig(
                 t_min=0.3,
                 time_distribution="balanced",

@@ -21,7 +21,7 @@ from openmm.app import DCDReporter, Simulation, StateDataReporter
 
 from openmm_scoremd import ScoreModelFile, load_dataset
 from openmm_scoremd.geometry import distances
-from openmm_scoremd.topology import write_pdb
+from openmm_scoremd.trajectories.bead_files import write_pdb
 
 ROOT = Path(__file__).resolve().parents[2]
 # The tests run a short form of this script.

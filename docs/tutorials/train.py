@@ -25,7 +25,7 @@ from openmm_scoremd import (
 )
 from openmm_scoremd.data.coarse_graining import load_topology
 from openmm_scoremd.geometry import distances
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.training.config import (
     DataConfig,
     HardwareConfig,
@@ -85,8 +85,8 @@ print(f"one unit of the network is {dataset.scale:.4f} nm")
 # %%
 config = TrainingConfig(
     title="a tutorial's model",
-    data=DataConfig(str(output / "beads.npz"), held_back_fraction=0.1),
-    network=NetworkConfig(width=32, layers=1, heads=4, head_width=16, noise_floor=0.01),
+    data=DataConfig(str(output / "beads.npz"), held_out_fraction=0.1),
+    network=GraphTransformerConfig(hidden_dim=32, layers=1, heads=4, head_dim=16, noise_floor=0.01),
     loss=LossConfig(time_distribution="balanced", weight_midpoint=0.5),
     optimizer=OptimizerConfig(learning_rate=3e-3, ema_decay=0.99),
     # Without the minute that torch.compile takes.

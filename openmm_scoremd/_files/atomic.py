@@ -1,28 +1,21 @@
-"""Files that are whole or absent, folders of results and the record in them, hashes."""
+"""Files that are whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import errno
-import hashlib
 import json
 import os
-import platform
 import secrets
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd.errors import InvalidInputError
-
-#: Packages whose versions decide whether a result can be repeated.
-RECORDED_PACKAGES = ("openmm-scoremd", "torch", "openmm", "openmmtorch", "mdtraj", "numpy")
+#: What the system says when a file cannot grow: no space, no quota, a limit of the process.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -46,8 +39,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If ``path`` cannot be written, is write-protected, or is no regular file; the error names
-        ``path``.
+        If ``path`` cannot be written, is write-protected, or is no regular file, or the disk is
+        full, whatever the writer made of that; the error names ``path``.
     """
     target = Path(os.path.realpath(path))
     with _blaming(path):
@@ -57,7 +50,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         # A file that someone made private, or shared with a group, stays so.
         mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
-        yield temporary
+        try:
+            yield temporary
+        except Exception as error:
+            with _blaming(path):
+                _raise_if_full(error, temporary)
+            raise
         with _blaming(path):
             _flush_to_disk(temporary)
             os.chmod(temporary, mode)  # some writers make the file anew, with modes of their own
@@ -76,115 +74,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write a JSON file in one piece; dataclasses and paths inside are converted."""
     write_text(path, json.dumps(content, indent=2, default=_to_json) + "\n")
-
-
-@contextmanager
-def result_folder(
-    path: str | os.PathLike[str], *, besides: frozenset[str] = frozenset()
-) -> Iterator[Path]:
-    """Yield a folder without files, made if it is not there; one that stays empty is removed again.
-
-    Parameters
-    ----------
-    path : path-like
-        New or empty folder.
-    besides : frozenset of str
-        Names of files that may be there.
-
-    Yields
-    ------
-    Path
-        The folder.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is a file, or not empty: results of two runs must not mix.
-    """
-    folder = Path(path)
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if names - besides or (folder.exists() and not folder.is_dir()):
-        state = "not empty" if folder.is_dir() else "a file"
-        raise InvalidInputError(f"{folder} is {state}; give a new or empty folder")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as a hexadecimal string."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of what results depend on."""
-    versions = {"python": platform.python_version()}
-    for name in RECORDED_PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def write_run_record(
-    folder: str | os.PathLike[str],
-    *,
-    arguments: Mapping[str, Any],
-    seeds: Mapping[str, int],
-    inputs: Mapping[str, str | os.PathLike[str]],
-    results: Mapping[str, Any],
-) -> Path:
-    """Write ``run.json``: what made the files in a folder.
-
-    Parameters
-    ----------
-    folder : path-like
-        Folder of the results.
-    arguments : mapping
-        Arguments of the run.
-    seeds : mapping of str to int
-        Every random seed used.
-    inputs : mapping of str to path
-        Input files; their SHA-256 is recorded.
-    results : mapping
-        Numbers worth keeping beside the files.
-
-    Returns
-    -------
-    Path
-        The file written.
-    """
-    path = Path(folder) / "run.json"
-    write_json(
-        path,
-        {
-            "command": sys.argv,
-            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "arguments": arguments,
-            "seeds": seeds,
-            "inputs": {
-                name: {"name": Path(file).name, "sha256": sha256_of_file(file)}
-                for name, file in inputs.items()
-            },
-            "versions": package_versions(),
-            "machine": {
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-                "system": platform.system(),
-            },
-            "results": results,
-        },
-    )
-    return path
 
 
 @contextmanager
@@ -220,7 +109,30 @@ def _new_file_beside(target: Path) -> Path:
             return temporary
 
 
+def _raise_if_full(error: Exception, temporary: Path) -> None:
+    """Raise the system's error if a writer failed because its file could not grow."""
+    said = getattr(error, "errno", None)
+    for number in _FULL:
+        if said == number or os.strerror(number) in str(error):
+            raise OSError(number, os.strerror(number)) from error
+    # Writers in C may raise anything.
+    if said is None and temporary.is_file():
+        _require_room(temporary)
+
+
+def _require_room(path: Path) -> None:
+    """Raise ``OSError`` if a file cannot grow; it stays as it is."""
+    with open(path, "rb+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            file.write(b"\0")
+        finally:
+            file.truncate(end)
+
+
 def _flush_to_disk(path: Path) -> None:
+    # Some writers do not say that their last bytes found no room; then there is none for one more.
+    _require_room(path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

@@ -32,6 +32,13 @@ def text(value: Any, name: str) -> str:
     return value
 
 
+def boolean(value: Any, name: str) -> bool:
+    """Return a truth value."""
+    if not isinstance(value, bool):
+        raise invalid(name, value, "true or false")
+    return value
+
+
 def number(value: Any, name: str) -> float:
     """Return a finite number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -15,12 +15,14 @@ At diffusion time ``t`` the network knows the density of ``a x + s noise`` with 
 
 import logging
 import math
-from typing import Final, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.artifact.torchscript import ScriptModule, has_explicit_forces, script_module
+from openmm_scoremd.artifact.torchscript import ScriptModule
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
@@ -43,10 +45,12 @@ class NoiseLevelEnergy(nn.Module):
     ----------
     model : ScriptModule
         A loaded model.
-    schedule : (float, float)
-        Noise rate at t = 0 and t = 1.
+    schedule : VPSchedule
+        Noise schedule.
     t_min : float
         Smallest diffusion time.
+    particles : sequence of int
+        Rows of the positions that are beads; empty for all.
 
     Raises
     ------
@@ -55,13 +59,21 @@ class NoiseLevelEnergy(nn.Module):
     """
 
     serving: list[int]
+    particle_indices: Tensor
 
-    def __init__(self, model: ScriptModule, schedule: tuple[float, float], t_min: float) -> None:
+    def __init__(
+        self,
+        model: ScriptModule,
+        schedule: VPSchedule,
+        t_min: float,
+        particles: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        self.register_buffer("particle_indices", torch.tensor(list(particles), dtype=torch.int64))
         networks, self.serving = _networks_with_energy(model)
         self.model = model
         self.networks = nn.ModuleList(networks)
-        self.lowest_rate, self.highest_rate = schedule
+        self.lowest_rate, self.highest_rate = schedule.beta_min, schedule.beta_max
         # A time in single precision may round to a little less.
         self.earliest = t_min * (1.0 - 1e-6)
         self.t_min = t_min
@@ -76,13 +88,16 @@ class NoiseLevelEnergy(nn.Module):
             If there is none.
         """
         ends = [self.t_min, *self.model.boundaries.tolist(), 1.0]
+        # At a time that two experts share, the earlier one serves.
         ranges = [
-            f"{low:g} to {high:g}"
+            f"{'above ' if low > self.t_min else ''}{low:g} to {high:g}"
             for low, high, chosen in zip(ends[:-1], ends[1:], self.serving, strict=True)
             if chosen >= 0
         ]
-        inside = self.earliest <= t <= 1.0
-        if not inside or self.serving[sum(t > end for end in ends[1:-1])] < 0:
+        # Rounded once, as in `energies`: at the end of an expert's times it still serves.
+        rounded = torch.tensor(t, dtype=torch.float64).to(self.model.boundaries)
+        expert = torch.bucketize(rounded, self.model.boundaries)
+        if not self.earliest <= t <= 1.0 or self.serving[int(expert)] < 0:
             raise InvalidInputError(
                 f"the model has no energy at diffusion time {t}; it has from {', '.join(ranges)}"
             )
@@ -110,12 +125,14 @@ class NoiseLevelEnergy(nn.Module):
         Parameters
         ----------
         positions : Tensor, shape (M, 3), nm
-            Beads of R replicas, or all particles where the model selects some.
+            Beads of R replicas, or all particles where some are selected.
         t : Tensor, shape ()
             Diffusion time.
         """
         time = t.to(device=positions.device, dtype=torch.float64)
         integral = time * (self.lowest_rate + 0.5 * (self.highest_rate - self.lowest_rate) * time)
+        if self.particle_indices.numel() > 0:
+            positions = positions.index_select(0, self.particle_indices)
         x = self.model._standardised(positions)
         x = x * torch.exp(-0.5 * integral).to(x.dtype)
         # Rounded like the time of the network itself: its own t_min is inside.
@@ -141,40 +158,23 @@ class NoiseLevelEnergy(nn.Module):
         return total.to(positions.dtype)
 
 
-class ScaledEnergy(nn.Module):
+class ScaledForces(nn.Module):
     """The model's potential times a factor.
 
     Parameters
     ----------
-    model : ScriptModule
-        A loaded model.
+    forces : ScriptModule
+        Energy and forces as OpenMM asks for them.
     """
 
-    def __init__(self, model: ScriptModule) -> None:
+    def __init__(self, forces: ScriptModule) -> None:
         super().__init__()
-        self.model = model
-        self.metadata: str = model.metadata
-
-    def forward(self, positions: Tensor, scale: Tensor) -> Tensor:
-        """Return the energy, kJ/mol, of positions (M, 3), nm, for a factor, ()."""
-        energy: Tensor = self.model(positions)
-        return energy * scale.to(device=energy.device, dtype=energy.dtype)
-
-
-class ScaledForces(nn.Module):
-    """The same for a model that computes its forces without autograd.
-
-    Parameters are those of :class:`ScaledEnergy`.
-    """
-
-    def __init__(self, model: ScriptModule) -> None:
-        super().__init__()
-        self.model = model
-        self.metadata: str = model.metadata
+        self.forces = forces
+        self.metadata: str = forces.metadata
 
     def forward(self, positions: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return energy, kJ/mol, and forces (M, 3), kJ/mol/nm, for a factor, ()."""
-        energy, forces = self.model.energy_and_forces(positions)
+        energy, forces = self.forces(positions)
         factor = scale.to(device=forces.device, dtype=forces.dtype)
         return energy * factor, forces * factor
 
@@ -207,9 +207,18 @@ def checked_scale(scale: float, temperature: float) -> float:
     return scale
 
 
-def scaled(model: ScriptModule) -> ScriptModule:
-    """Return a module for TorchForce whose arguments are positions and the factor."""
-    return script_module((ScaledForces if has_explicit_forces(model) else ScaledEnergy)(model))
+def context_parameters(adjustable: Adjustable, t: float) -> dict[str, float]:
+    """Return the Context parameters of a force and their values at first, in their order.
+
+    Parameters
+    ----------
+    adjustable : {"nothing", "scale", "scale-and-time"}
+        What can be changed.
+    t : float
+        Diffusion time of the model's force.
+    """
+    values = {SCALE_PARAMETER: 1.0, TIME_PARAMETER: t}
+    return dict(list(values.items())[: get_args(Adjustable).index(adjustable)])
 
 
 def _networks_with_energy(model: ScriptModule) -> tuple[list[nn.Module], list[int]]:

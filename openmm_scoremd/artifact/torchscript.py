@@ -2,12 +2,12 @@
 
 What the module of an exported model offers:
 
-- ``forward(positions) -> energy``: positions (M, 3) in nm, float32 or float64, to the scalar
-  potential energy in kJ/mol in the same precision. ``M`` is any multiple of the number of beads,
-  or the number of particles of a whole System where the buffer ``particle_indices`` (int64, empty
-  by default) says which of them are beads.
-- ``energy_and_forces(positions) -> (energy, forces)``, optional: the same without autograd, forces
-  (M, 3) in kJ/mol/nm. Older files, and networks without a written-out gradient, lack it.
+- ``energies_and_forces(positions) -> (energies, forces)``: positions (R, N, 3) of R replicas in nm,
+  float32 or float64, to energies (R,) in kJ/mol, float64, and forces (R, N, 3) in kJ/mol/nm in the
+  precision of the positions. Files of schema 1 lack it; :mod:`openmm_scoremd.artifact.contract`
+  wraps them.
+- ``forward(positions) -> energy``: positions (R * N, 3) to the potential energy of all replicas in
+  one number, so that a TorchForce can be made of the file without this package.
 - ``score(x, t)``: standardised coordinates (B, N, D) and diffusion times (B,) to the score
   (B, N, D).
 - ``metadata``: the JSON of :class:`~openmm_scoremd.artifact.metadata.ModelMetadata`, because
@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,8 @@ from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.artifact.metadata import METADATA_ENTRY, ModelArchive, read_archive
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
 
-#: Name of the buffer that selects particles of a System.
-PARTICLE_BUFFER = "particle_indices"
-#: Name of the method that gives forces without autograd.
-EXPLICIT = "energy_and_forces"
+#: Selects particles of a System; the modules of schema 1 had one, which belongs to no model.
+_PARTICLE_BUFFER = "particle_indices"
 
 
 def script_module(module: nn.Module, *, methods: tuple[str, ...] = ()) -> ScriptModule:
@@ -161,76 +160,21 @@ def checked_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def select_particles(module: ScriptModule, particles: Sequence[int]) -> None:
-    """Make a loaded module take these rows of the positions that it is called with."""
-    current = getattr(module, PARTICLE_BUFFER)
-    setattr(
-        module,
-        PARTICLE_BUFFER,
-        torch.tensor(list(particles), dtype=torch.int64, device=current.device),
-    )
-
-
 def optimised(module: ScriptModule) -> ScriptModule:
     """Return the module with weights and attributes folded in as constants, as TorchForce does."""
-    kept = [EXPLICIT] if hasattr(module, EXPLICIT) else None
-    frozen: ScriptModule = torch.jit.freeze(module, preserved_attrs=kept)
+    frozen: ScriptModule = torch.jit.freeze(module)
     return frozen
 
 
-def returning_forces(module: ScriptModule) -> ScriptModule:
-    """Return a module whose ``forward`` gives energy and forces, for TorchForce.
+@contextmanager
+def unoptimised() -> Iterator[None]:
+    """Evaluate a module that is used in this way only as its code stands there.
 
-    Parameters
-    ----------
-    module : ScriptModule
-        A loaded model that :func:`has_explicit_forces`.
+    TorchScript watches the first calls of a module and rounds otherwise from then on. Without that
+    a result does not depend on earlier calls.
     """
-    return script_module(_ReturningForces(module))
-
-
-def has_explicit_forces(module: ScriptModule) -> bool:
-    """Tell whether a loaded model computes its forces without autograd."""
-    return hasattr(module, EXPLICIT)
-
-
-class _ReturningForces(nn.Module):
-    def __init__(self, model: ScriptModule) -> None:
-        super().__init__()
-        self.model = model
-        self.metadata = model.metadata
-
-    # TorchScript reads annotations, which in this file are strings; it wants none for tensors.
-    def forward(self, positions):  # type: ignore[no-untyped-def]
-        return self.model.energy_and_forces(positions)
-
-
-def energy_and_forces(module: ScriptModule, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate a model.
-
-    Parameters
-    ----------
-    module : ScriptModule
-        A loaded model.
-    positions : Tensor, shape (M, 3), nm
-        On the device of the model.
-
-    Returns
-    -------
-    energy : Tensor, shape (), kJ/mol
-        Potential energy of all replicas together.
-    forces : Tensor, shape (M, 3), kJ/mol/nm
-        Its negative gradient.
-    """
-    if has_explicit_forces(module):
-        found, forces = module.energy_and_forces(positions.detach())
-        return found, forces
-    # Callers may sit inside torch.no_grad, OpenMM's threads included.
-    with torch.enable_grad():  # type: ignore[no-untyped-call]
-        leaf = positions.detach().requires_grad_(True)
-        energy: Tensor = module(leaf)
-        (gradient,) = torch.autograd.grad([energy], [leaf])
-    return energy.detach(), -gradient
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
 
 
 def tensor_digest(source: nn.Module | Mapping[str, Tensor]) -> str:
@@ -247,7 +191,7 @@ def tensor_digest(source: nn.Module | Mapping[str, Tensor]) -> str:
     tensors = source if isinstance(source, Mapping) else _named_tensors(source)
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        if name != PARTICLE_BUFFER:
+        if name != _PARTICLE_BUFFER:
             tensor = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -261,7 +205,7 @@ def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _check_contract(module: ScriptModule, archive: ModelArchive) -> None:
-    for name in ("score", "metadata", PARTICLE_BUFFER):
+    for name in ("score", "metadata"):
         if not hasattr(module, name):
             raise ModelFileError(f"{archive.path} has no {name}; it is no exported model")
     if module.metadata != archive.metadata_json:

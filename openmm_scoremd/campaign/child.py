@@ -20,7 +20,13 @@ import time
 from pathlib import Path
 
 from openmm_scoremd.campaign.plan import Step
-from openmm_scoremd.campaign.record import StepRecord, read_record, write_record
+from openmm_scoremd.campaign.record import (
+    BEGUN,
+    StepRecord,
+    obstacle,
+    settled_state,
+    write_record,
+)
 
 #: Commands that take ``--resume``, and the files that show that there is something to resume.
 RESUMABLE = {"train": "**/checkpoint.safetensors", "simulate": "**/simulation.json"}
@@ -42,20 +48,27 @@ def main() -> int:
     step = Step(name, tuple(arguments), Path(folder), digest)
     with open(step.lock, "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a process of a dead worker may need a moment to end
-        return _run(step)
+        try:
+            return _run(step)
+        except OSError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
 
 
 def _run(step: Step) -> int:
-    record = read_record(step)
-    if record is not None and record.exit_code == 0 and record.digest == step.digest:
+    state = settled_state(step)  # another campaign may have been faster to lock it
+    if state == "finished":
         return 0
+    if reason := obstacle(step, state):
+        sys.stderr.write(f"error: {reason}\n")
+        return 2
     arguments = list(step.arguments)
     pattern = RESUMABLE.get(arguments[0])
     resumed = pattern is not None and any(step.folder.glob(pattern))
     if resumed:
         arguments.append("--resume")
     elif step.folder.is_dir():
-        shutil.rmtree(step.folder)  # half a result that nothing can go on from
+        shutil.rmtree(step.folder)  # half a result of ours that nothing can go on from
     step.record.unlink(missing_ok=True)
     began = time.monotonic()
     code = _scoremd(arguments)
@@ -69,7 +82,7 @@ def _run(step: Step) -> int:
 
 def _scoremd(arguments: list[str]) -> int:
     sys.argv[1:] = arguments
-    sys.stdout.write(f"$ scoremd {shlex.join(arguments)}\n")
+    sys.stdout.write(f"{BEGUN}{shlex.join(arguments)}\n")
     sys.stdout.flush()
     try:
         # The command line is no part of the package that others import, so it is run as a program.

@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -107,18 +109,37 @@ def _client(
     with (
         _settings(),
         tempfile.TemporaryDirectory(prefix="scoremd-campaign-") as scratch,
-        distributed.LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,  # steps are processes of their own, which Dask does not see
-            dashboard_address=None,
-            local_directory=scratch,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
+        contextlib.ExitStack() as stack,
     ):
+        with _interrupts_wait():
+            cluster = distributed.LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # steps are processes of their own, which Dask does not see
+                dashboard_address=None,
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(distributed.Client(cluster))
         yield client
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a block: a cluster that is half there cannot be closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -136,7 +157,10 @@ def _cores() -> int:
 
 def _distributed() -> Any:
     try:
-        return importlib.import_module("distributed")
+        distributed = importlib.import_module("distributed")
+        # It sets a level of its own, so that the one of the root does not count.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        return distributed
     except ImportError as error:
         raise MissingDependencyError(
             f"a campaign needs Dask ({error}); install it with "

@@ -17,11 +17,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.errors import ConfigurationError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -42,7 +42,8 @@ class Step:
     folder : Path
         Where the results go, absolute.
     digest : str
-        Hash of the command line and of the files it names; of earlier steps, their digests.
+        Hash of the command line and of the files and folders it names; of earlier steps, their
+        digests.
     """
 
     name: str
@@ -142,8 +143,8 @@ def _jobs(content: Mapping[str, Any], cwd: Path) -> list[Job]:
     threads = content.get("threads", 1)
     if not _is_count(threads) or threads < 1:
         raise ConfigurationError(f"threads is {threads!r}; it must be a number, at least 1")
-    # A list of all files once: a dataset is the same for all seeds.
-    sha256 = functools.cache(sha256_of_file)
+    # Every input once: a dataset is the same for all seeds.
+    digest = functools.cache(functools.partial(_digest_of_input, output=cwd / output))
     jobs = []
     for molecule, molecule_values in molecules.items():
         for model, model_values in models.items():
@@ -152,7 +153,7 @@ def _jobs(content: Mapping[str, Any], cwd: Path) -> list[Job]:
                 values |= {f"molecule.{key}": text for key, text in molecule_values.items()}
                 values |= {f"model.{key}": text for key, text in model_values.items()}
                 name = f"{molecule}/{model}/seed-{seed}"
-                steps = _filled(templates, values, cwd / output / name, cwd, sha256)
+                steps = _filled(templates, values, cwd / output / name, cwd, digest)
                 jobs.append(Job(name, steps, cwd, threads))
     return jobs
 
@@ -185,6 +186,10 @@ def _steps(steps: Any) -> dict[str, list[str]]:
         name = _checked_name(key, "a step's name")
         if name in ("molecule", "model", "seed", "folder"):
             raise ConfigurationError(f"a step cannot be called {name}: it means something else")
+        if Path(name).suffix in (".json", ".log", ".lock"):
+            raise ConfigurationError(
+                f"a step cannot be called {name}: files beside its folder have such names"
+            )
         try:
             words = shlex.split(line) if isinstance(line, str) else []
         except ValueError as error:
@@ -220,7 +225,7 @@ def _filled(
     values: Mapping[str, str],
     job_folder: Path,
     cwd: Path,
-    sha256: Any,
+    digest_of: Callable[[Path], str],
 ) -> tuple[Step, ...]:
     steps: list[Step] = []
     for name, words in templates.items():
@@ -231,7 +236,7 @@ def _filled(
         kept = [_fill(w, {**values, **{f: f"{{{f}}}" for f in folders}}, "") for w in words]
         content = {
             "arguments": kept,
-            "files": [sha256(file) for file in _files(kept, cwd)],
+            "files": [digest_of(path) for path in _inputs(kept, cwd)],
             "earlier": [s.digest for s in steps if any(f"{{{s.name}}}" in w for w in words)],
         }
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -251,10 +256,23 @@ def _fill(word: str, values: Mapping[str, str], where: str) -> str:
     return _PLACEHOLDER.sub(replacement, word)
 
 
-def _files(words: Sequence[str], cwd: Path) -> list[Path]:
-    """Return the files that a command line names, as words or as ``--option=file``."""
-    candidates = [cwd / word.rpartition("=")[2] for word in words]
-    return [file for file in candidates if file.is_file()]
+def _inputs(words: Sequence[str], cwd: Path) -> list[Path]:
+    """Return the files and folders that a command line names, also as ``--option=file``."""
+    values = [word.rpartition("=")[2] for word in words[1:]]  # the first is the command
+    return [cwd / value for value in values if value and (cwd / value).exists()]
+
+
+def _digest_of_input(path: Path, *, output: Path) -> str:
+    """Return the hash of a file, or of all files of a folder but what the campaign writes there."""
+    if path.is_file():
+        return sha256_of_file(path)
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if Path(folder, name) != output)
+        for file in sorted(Path(folder, name) for name in files):
+            if file.is_file():  # a pipe would wait for its writer
+                digest.update(f"{file.relative_to(path)}\0{sha256_of_file(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _checked_name(name: Any, what: str) -> str:

@@ -13,8 +13,14 @@ from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.campaign.plan import Job, Step
 
 #: ``changed``: finished, but with another command line or other files than the campaign has now.
-#: ``stopped``: begun, not ended, and nobody is at work.
-State: TypeAlias = Literal["finished", "failed", "changed", "running", "stopped", "waiting"]
+#: ``stopped``: begun, not ended, and nobody is at work. ``occupied``: not begun, and there is
+#: something where its results would go.
+State: TypeAlias = Literal[
+    "finished", "failed", "changed", "running", "stopped", "waiting", "occupied"
+]
+
+#: Begins the line of the log that says that a command was started, and so made the folder.
+BEGUN = "$ scoremd "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +67,35 @@ def read_record(step: Step) -> StepRecord | None:
 
 def state_of(step: Step) -> State:
     """Return where a step is."""
-    if _is_locked(step.lock):
-        return "running"
+    return "running" if _is_locked(step.lock) else settled_state(step)
+
+
+def settled_state(step: Step) -> State:
+    """Return where a step is that nobody but the caller can be working on."""
     record = read_record(step)
     if record is None:
-        return "stopped" if step.folder.exists() else "waiting"
+        if _was_begun(step):
+            return "stopped"
+        return "occupied" if _is_occupied(step) else "waiting"
     if record.exit_code != 0:
         return "failed"
     return "finished" if record.digest == step.digest else "changed"
+
+
+def obstacle(step: Step, state: State) -> str:
+    """Return why a step must not be done, or nothing: what no campaign made is not touched."""
+    if state == "changed":
+        return (
+            f"{step.name} was done with another command line or other files; remove "
+            f"{step.folder} and {step.record}, or give the campaign another output"
+        )
+    if state == "occupied":
+        return (
+            f"{step.name} would write where there is something already that was not made by this "
+            f"campaign ({step.folder} or {step.record}); move it away, or give the campaign "
+            "another output"
+        )
+    return ""
 
 
 def status_table(jobs: Iterable[Job]) -> str:
@@ -101,7 +128,22 @@ def job_state(steps: Iterable[State]) -> Literal["finished", "failed", "running"
         return "finished"
     if "running" in states:
         return "running"
-    return "failed" if {"failed", "changed"} & {*states} else "waiting"
+    return "failed" if {"failed", "changed", "occupied"} & {*states} else "waiting"
+
+
+def _was_begun(step: Step) -> bool:
+    try:
+        with open(step.log, encoding="utf-8", errors="replace") as log:
+            return any(line.startswith(BEGUN) for line in log)
+    except OSError:
+        return False
+
+
+def _is_occupied(step: Step) -> bool:
+    folder = step.folder
+    # The records of ours are readable: this one is somebody's file.
+    is_file = step.record.exists() or (folder.exists() and not folder.is_dir())
+    return is_file or (folder.is_dir() and any(folder.iterdir()))
 
 
 def _is_locked(path: Path) -> bool:

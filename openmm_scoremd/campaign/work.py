@@ -10,7 +10,13 @@ import sys
 
 from openmm_scoremd.campaign.child import specification
 from openmm_scoremd.campaign.plan import Job, Step
-from openmm_scoremd.campaign.record import StepRecord, read_record, state_of, write_record
+from openmm_scoremd.campaign.record import (
+    StepRecord,
+    obstacle,
+    read_record,
+    state_of,
+    write_record,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +63,8 @@ def run_job(job: Job) -> JobOutcome:
         if state == "finished":
             kept += 1
             continue
-        if state == "changed":
-            return JobOutcome(
-                job.name,
-                f"{step.name} was done with another command line or other files; remove "
-                f"{step.folder} and {step.record}, or give the campaign another output",
-                kept,
-                done,
-            )
+        if reason := obstacle(step, state):
+            return JobOutcome(job.name, reason, kept, done)
         code = _run_step(step, job)
         if code != 0:
             record = read_record(step)

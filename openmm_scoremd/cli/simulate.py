@@ -1,13 +1,16 @@
-"""What ``scoremd simulate`` does: begin or go on, until the end or a signal."""
+"""``scoremd simulate`` and ``scoremd plan``: replicas in OpenMM, and how fast they are here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from openmm_scoremd._files.atomic import write_run_record
-from openmm_scoremd.cli.progress import console, progress_bar, signals_held_back
+from openmm_scoremd._files.run_record import write_run_record
+from openmm_scoremd.cli.options import Device, ModelPath, load_model
+from openmm_scoremd.cli.progress import progress_bar
+from openmm_scoremd.cli.signals import signals_held_back
+from openmm_scoremd.cli.terminal import say
 from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -18,7 +21,84 @@ if TYPE_CHECKING:
 _TIMES = {"time": "steps", "equilibration": "equilibration", "jumps": "jump_interval"}
 
 
-def simulate_replicas(
+def simulate(
+    model: ModelPath,
+    output: Annotated[str, "folder for trajectories, topologies, state data and run.json"],
+    *,
+    replicas: Annotated[int | None, "number of replicas; 100 if not given", 1] = None,
+    steps: Annotated[int | None, "time steps of each; 10000 if not given", 1] = None,
+    time: Annotated[str | None, "or time of each, such as 10ns"] = None,
+    interval: Annotated[int | None, "time steps between frames; 100 if not given", 1] = None,
+    seed: Annotated[int | None, "seed of all random numbers; 0 if not given", 0, 2**63 - 1] = None,
+    timestep: Annotated[float | None, "in ps; 0.002 if not given"] = None,
+    friction: Annotated[float | None, "in 1/ps; 1 if not given"] = None,
+    temperature: Annotated[float | None, "in K; the model's if not given"] = None,
+    potential_factor: Annotated[float | None, "factor of the potential; 1 if not given"] = None,
+    equilibration: Annotated[str | None, "time before, not written, such as 10ps"] = None,
+    start: Annotated[
+        str | None, "frames to begin from (.dcd, .xtc, .pdb); independent ones if not given"
+    ] = None,
+    format: Annotated[  # noqa: A002 the option's name
+        Literal["dcd", "xtc"] | None, "of trajectories; dcd if not given"
+    ] = None,
+    files: Annotated[
+        Literal["replica", "combined"] | None, "one per replica (if not given), or one for all"
+    ] = None,
+    on_failure: Annotated[
+        Literal["restart", "freeze", "stop"] | None,
+        "what becomes of a replica that broke; restart from a fresh frame if not given",
+    ] = None,
+    margin: Annotated[
+        float | None,
+        "how far bonds may leave the range of the training, relative; 0.25 if not given, inf: any",
+    ] = None,
+    jumps: Annotated[
+        str | None, "time between jumps to independent frames, such as 10ps (approximate)"
+    ] = None,
+    resume: Annotated[bool, "go on after any stop; with a larger --time or --steps beyond"] = False,
+    checkpoint_seconds: Annotated[
+        float | None, "seconds of work that a crash may cost; 60 if not given"
+    ] = None,
+    platform: Annotated[str | None, "OpenMM platform; if not given, the one that fits"] = None,
+    backend: Annotated[
+        Literal["auto", "torchforce", "pythonforce", "kernel", "best"] | None,
+        "how OpenMM evaluates the model; auto if not given; best: times them all first",
+    ] = None,
+    force_device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        "where a PythonForce runs the model; if not given, on a GPU if there is one",
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Run Langevin dynamics of many replicas from independent frames."""
+    options = {
+        "replicas": replicas, "steps": steps, "time": time, "interval": interval, "seed": seed,
+        "timestep": timestep, "friction": friction, "temperature": temperature,
+        "equilibration": equilibration, "format": format, "files": files, "margin": margin,
+        "on_failure": on_failure, "jumps": jumps, "checkpoint_seconds": checkpoint_seconds,
+        "platform": platform, "potential_factor": potential_factor,
+        "backend": backend, "device": force_device,
+    }  # fmt: skip
+    file = load_model(model, device)
+    print(_simulate_replicas(file, output, options, start=start, resume=resume))
+
+
+def plan(
+    model: ModelPath,
+    *,
+    replicas: Annotated[
+        list[int] | None, "numbers of replicas; if not given, 1,10,100,1000"
+    ] = None,
+    platform: Annotated[str | None, "OpenMM platform; if not given, all that work here"] = None,
+    output: Annotated[str | None, "also write the numbers there (.json)"] = None,
+) -> None:
+    """Time a model with every backend and platform that work here."""
+    from openmm_scoremd.simulation.speed import write_plan
+
+    print(write_plan(load_model(model, "cpu"), output, replicas=replicas, platform=platform))
+
+
+def _simulate_replicas(
     file: ScoreModelFile,
     output: str,
     options: Mapping[str, Any],
@@ -26,31 +106,12 @@ def simulate_replicas(
     start: str | None,
     resume: bool,
 ) -> str:
-    """Run a simulation in a folder and return what to print.
-
-    Parameters
-    ----------
-    file : ScoreModelFile
-        The model.
-    output : str
-        Folder.
-    options : mapping
-        Options of the command line; None where one was not given.
-    start : str or None
-        File with start frames.
-    resume : bool
-        Whether to go on with what is in the folder.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C or SIGTERM, when everything is saved.
-    """
+    """Run a simulation in a folder, to its end or to a signal, and return what to print."""
     if resume and _is_begun(Path(output)):
         opened = _resumed(file, output, options, start)
     else:
         if resume:
-            console.out(f"{output}: nothing to resume; a new run begins", highlight=False)
+            say(f"{output}: nothing to resume; a new run begins")
         opened = _started(file, output, options, start)
     with opened as run, signals_held_back() as stop, progress_bar("simulating") as advance:
         record, began = run.folder / "run.json", run.step
@@ -109,6 +170,7 @@ def _resumed(
         steps=given.get("steps"),
         on_failure=given.get("on_failure"),
         checkpoint_seconds=given.get("checkpoint_seconds"),
+        platform=given.get("platform"),
         start=start,
     )
 
@@ -125,11 +187,8 @@ def _best(file: ScoreModelFile, options: Mapping[str, Any]) -> dict[str, Any]:
         platforms=None if given is None else [given],
     )
     (best,) = {plan.best(timing.replicas) for timing in plan.timings}
-    console.out(
-        f"best: {best.backend} on {best.platform}, "
-        f"{best.replica_steps_per_second:,.0f} replica-steps/s",
-        highlight=False,
-    )
+    speed = f"{best.replica_steps_per_second:,.0f} replica-steps/s"
+    say(f"best: {best.backend} on {best.platform}, {speed}")
     return {"backend": best.backend, "platform": best.platform}
 
 
@@ -147,8 +206,9 @@ def _settings(options: Mapping[str, Any], timestep: float) -> dict[str, Any]:
 
 
 def _breaks(run: ReplicaRun) -> str:
-    restarts, frozen = len(run.marks.breaks), len(run.marks.frozen)
-    return (f"{restarts} restarts, " if restarts else "") + (f"{frozen} frozen, " if frozen else "")
+    restarts, frozen = len(run.breaks.restarts), len(run.breaks.frozen)
+    often = f"{restarts} restarts ({run.restarts_per_frame:.2g} per frame), " if restarts else ""
+    return often + (f"{frozen} frozen, " if frozen else "")
 
 
 def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
@@ -157,11 +217,11 @@ def _write_record(run: ReplicaRun, file: ScoreModelFile) -> None:
         run.folder,
         arguments=settings.to_dict(),
         seeds={"simulation": settings.seed},
-        inputs={"model": file.path},
+        inputs={"model": file},
         results={
             "replica_steps": settings.replicas * settings.steps,
             "replica_steps_per_second": run.replica_steps_per_second,
-            "restarts": len(run.marks.breaks),
-            "frozen": len(run.marks.frozen),
+            "restarts": len(run.breaks.restarts),
+            "frozen": len(run.breaks.frozen),
         },
     )

@@ -4,63 +4,125 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import mdtraj
-import numpy.typing as npt
+import numpy as np
+from numpy.typing import NDArray
 
-from openmm_scoremd.data._periodic import BondTree
+from openmm_scoremd.data._periodic import Molecules, cell_heights, usable_cell
+from openmm_scoremd.data._sanity_checks import check_box, check_first_frame
 from openmm_scoremd.errors import DatasetError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
+#: ``"join"``: make molecules whole along their bonds; ``"ignore"``: take coordinates as they are.
+BoxTreatment: TypeAlias = Literal["join", "ignore"]
+
+#: Formats that MDTraj cannot read in pieces.
+_READ_WHOLE = (".cif", ".mmcif", ".pdbx", ".rst7", ".inpcrd", ".restrt", ".ncrst")
+
 logger = logging.getLogger(__name__)
 
 
-def atom_chunks(
-    paths: Sequence[PathLike], topology: mdtraj.Topology, atoms: Sequence[int], *, chunk_size: int
-) -> Iterator[npt.NDArray[Any]]:
-    """Yield the coordinates of some atoms, made whole where there is a periodic box.
+class AtomReader:
+    """Reads the coordinates of some atoms, made whole where there is a periodic box.
 
     Parameters
     ----------
-    paths : sequence of path-like
-        Trajectory files, read one after another.
     topology : mdtraj.Topology
         All-atom topology.
     atoms : sequence of int
-        Atoms to yield, in this order.
-    chunk_size : int
-        Frames at a time.
+        Atoms to read, in this order.
+    box : {"join", "ignore"}
+        What to do about periodic boxes.
+    on_problem : callable
+        Takes a sentence about data that cannot be right; may raise.
 
-    Yields
-    ------
-    (frames, atoms, 3), nm
-        At most ``chunk_size`` frames.
-
-    Raises
-    ------
-    DatasetError
-        If a file is missing, unreadable or empty, has another number of atoms, or has a periodic
-        box in which no bonds join the atoms.
+    Attributes
+    ----------
+    boxes : dict of str to str
+        Of every file read, what was done about its box.
     """
-    for path in paths:
-        periodic = _check_first_frame(path, topology)
-        tree = BondTree.from_topology(topology, atoms) if periodic else None
-        loaded = tree.atom_indices if tree else tuple(sorted(atoms))
-        columns = [loaded.index(atom) for atom in atoms]
-        n_read = 0
-        for chunk in _read(path, topology, chunk_size, loaded):
+
+    def __init__(
+        self,
+        topology: mdtraj.Topology,
+        atoms: Sequence[int],
+        *,
+        box: BoxTreatment,
+        on_problem: Callable[[str], None],
+    ) -> None:
+        self._topology = topology
+        self._atoms = list(atoms)
+        self._box = box
+        self._on_problem = on_problem
+        self.boxes: dict[str, str] = {}
+
+    def chunks(self, path: PathLike, chunk_size: int) -> Iterator[NDArray[Any]]:
+        """Yield the frames of a file.
+
+        Parameters
+        ----------
+        path : path-like
+            Trajectory file.
+        chunk_size : int
+            Frames at a time.
+
+        Yields
+        ------
+        (frames, atoms, 3), nm
+            At most ``chunk_size`` frames.
+
+        Raises
+        ------
+        DatasetError
+            If the file is missing, unreadable or empty, has another number of atoms, or has a
+            periodic box that is impossible or in which no bonds join the atoms.
+        """
+        molecules = self._molecules(path, _first_frame(path, self._topology))
+        loaded = molecules.atom_indices if molecules else tuple(sorted(self._atoms))
+        columns = np.searchsorted(loaded, self._atoms)
+        n_read, box_fits = 0, True
+        for chunk in _read(path, self._topology, chunk_size, loaded):
             n_read += chunk.n_frames
-            xyz = tree.make_whole(chunk.xyz, chunk.unitcell_vectors) if tree else chunk.xyz
+            xyz = chunk.xyz
+            if molecules is not None:
+                cells = chunk.unitcell_vectors
+                xyz = molecules.make_whole(xyz, cells)
+                if box_fits:  # to say it once is enough
+                    longest, heights = molecules.longest_step(xyz), cell_heights(cells)
+                    box_fits = check_box(path, longest, float(heights.min()), self._on_problem)
             yield xyz[:, columns]
         _warn_if_cut_off(Path(path), n_read)
 
+    def _molecules(self, path: PathLike, first: mdtraj.Trajectory) -> Molecules | None:
+        """Look at the first frame, and say how its box is treated."""
+        lengths = first.unitcell_lengths
+        if lengths is None or not (lengths > 0.0).all():
+            cell, treatment = None, "none"
+        elif self._box == "ignore":
+            cell, treatment = None, "ignored: molecules are said to be whole"
+        else:
+            try:
+                cell = usable_cell(first)
+            except DatasetError as error:
+                raise DatasetError(f"trajectory {path}: {error}") from error
+            treatment = "a placeholder of 0.1 nm, ignored"
+        check_first_frame(path, first, cell, self._on_problem)
+        molecules = None if cell is None else Molecules.from_topology(self._topology, self._atoms)
+        if molecules is not None:
+            treatment = "molecules made whole along their bonds"
+            if len(molecules.kept) > 1:
+                treatment = f"{len(molecules.kept)} {treatment}, then brought together"
+        self.boxes[os.fspath(path)] = treatment
+        return molecules
 
-def _check_first_frame(path: PathLike, topology: mdtraj.Topology) -> bool:
-    """Refuse files of another molecule or without frames; return whether there is a box."""
+
+def _first_frame(path: PathLike, topology: mdtraj.Topology) -> mdtraj.Trajectory:
+    """Return the first frame of all atoms; refuse files of another molecule or without frames."""
     if not Path(path).is_file():
         raise DatasetError(f"trajectory {path} does not exist")
     # Reading only the atoms kept would not notice a different number of atoms.
@@ -72,16 +134,18 @@ def _check_first_frame(path: PathLike, topology: mdtraj.Topology) -> bool:
             f"trajectory {path} has {first.n_atoms} atoms and the topology {topology.n_atoms}; "
             "give the topology of this trajectory"
         )
-    return first.unitcell_lengths is not None and bool((first.unitcell_lengths > 0.0).all())
+    return first
 
 
 def _read(
     path: PathLike, topology: mdtraj.Topology, chunk_size: int, atoms: Sequence[int] | None
 ) -> Iterator[mdtraj.Trajectory]:
+    name = os.fspath(path)
     try:
-        yield from mdtraj.iterload(
-            os.fspath(path), top=topology, chunk=chunk_size, atom_indices=atoms
-        )
+        if name.lower().removesuffix(".gz").endswith(_READ_WHOLE):
+            yield mdtraj.load(name, top=topology, atom_indices=atoms)
+            return
+        yield from mdtraj.iterload(name, top=topology, chunk=chunk_size, atom_indices=atoms)
     # Readers of a dozen formats raise whatever they stumble over.
     except Exception as error:
         raise DatasetError(

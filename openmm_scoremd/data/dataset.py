@@ -32,6 +32,8 @@ _KEY_KINDS = {
     "source_sha256": "U",
     "format_version": "iu",
 }
+#: Not in files of older versions.
+_NEWER_KEY_KINDS = {"insertion_codes": "U", "residue_indices": "iu", "notes": "U"}
 
 _Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -50,6 +52,8 @@ class CGDataset:
         Temperature the frames were drawn at.
     source_sha256 : str
         Hash of the source trajectory, empty if made in memory.
+    notes : tuple of str
+        How the frames were made, and what was left out.
 
     Raises
     ------
@@ -62,6 +66,7 @@ class CGDataset:
     topology: BeadTopology
     temperature: float
     source_sha256: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shape(self.positions, self.topology.n_beads)
@@ -247,7 +252,10 @@ def split_of_training(
     """
     try:
         config = record["config"]
-        fraction, seed = float(config["data"]["held_back_fraction"]), int(config["seed"])
+        data = config["data"]
+        # The second is its name in models of earlier versions.
+        name = "held_out_fraction" if "held_out_fraction" in data else "held_back_fraction"
+        fraction, seed = float(data[name]), int(config["seed"])
     except (LookupError, TypeError, ValueError) as error:
         raise ModelFileError(
             "the model was trained on this dataset and does not say which frames were held back; "
@@ -295,8 +303,11 @@ def _to_arrays(dataset: CGDataset) -> _Arrays:
         "chain_ids": np.array(topology.chain_ids, dtype=np.str_),
         "masses": np.array(topology.masses, dtype=np.float64),
         "bonds": np.array(topology.bonds, dtype=np.int64).reshape(-1, 2),
+        "insertion_codes": np.array(topology.insertion_codes, dtype=np.str_),
+        "residue_indices": np.array(topology.residue_indices, dtype=np.int64),
         "temperature": np.array(dataset.temperature, dtype=np.float64),
         "source_sha256": np.array(dataset.source_sha256, dtype=np.str_),
+        "notes": np.array(dataset.notes, dtype=np.str_),
         "format_version": np.array(FORMAT_VERSION, dtype=np.int64),
     }
 
@@ -310,6 +321,11 @@ def _from_arrays(arrays: _Arrays) -> CGDataset:
                 for key in ("elements", "residue_names", "residue_ids", "chain_ids", "masses")
             },
             "bonds": arrays["bonds"].tolist(),
+            **{
+                key: arrays[key].tolist()
+                for key in ("insertion_codes", "residue_indices")
+                if key in arrays
+            },
         }
     )
     return CGDataset(
@@ -317,6 +333,7 @@ def _from_arrays(arrays: _Arrays) -> CGDataset:
         topology=topology,
         temperature=float(arrays["temperature"]),
         source_sha256=str(arrays["source_sha256"]),
+        notes=tuple(str(note) for note in arrays.get("notes", np.array([], np.str_)).reshape(-1)),
     )
 
 
@@ -346,8 +363,8 @@ def _check_keys(arrays: _Arrays) -> None:
     missing = [key for key in _KEY_KINDS if key not in arrays]
     if missing:
         raise DatasetError(f"missing {', '.join(missing)}; write it with save_dataset")
-    for key, kinds in _KEY_KINDS.items():
-        if arrays[key].dtype.kind not in kinds:
+    for key, kinds in {**_KEY_KINDS, **_NEWER_KEY_KINDS}.items():
+        if key in arrays and arrays[key].dtype.kind not in kinds:
             raise DatasetError(f"{key} has type {arrays[key].dtype}; write it with save_dataset")
     for key in ("temperature", "source_sha256", "format_version"):
         if arrays[key].shape != ():

@@ -115,7 +115,7 @@ def sample_dpm_solver(
     first, last = schedule.log_signal_to_noise(ends).tolist()
     levels = torch.linspace(first, last, _checked_steps(n_steps, t_min), dtype=torch.float64)
     times = schedule.time_of_log_signal_to_noise(levels)
-    alpha, sigma = schedule.mean_factor(times).tolist(), schedule.sigma(times).tolist()
+    alpha, sigma = schedule.alpha(times).tolist(), schedule.sigma(times).tolist()
     h = (last - first) / max(n_steps - 1, 1)
     kept = 1.0 - float(torch.exp(torch.tensor(-2.0 * h, dtype=torch.float64)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class VPSchedule:
     ============================  =============================================
     :math:`\beta(t)`              :meth:`beta`, the squared diffusion ``g(t)**2``
     :math:`\int_0^t\beta`         :meth:`integrated_beta`
-    :math:`e^{-\int\beta/2}`      :meth:`mean_factor`
+    :math:`e^{-\int\beta/2}`      :meth:`alpha`
     :math:`\sigma(t)`             :meth:`sigma`
     :math:`f(x, t)`               ``-beta(t) * x / 2``
     ============================  =============================================
@@ -54,16 +55,21 @@ class VPSchedule:
         """Integral of the noise rate from 0 to ``t``."""
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
-    def mean_factor(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Tensor) -> Tensor:
         """Factor of the data in the noised sample."""
         return torch.exp(-0.5 * self.integrated_beta(t))
+
+    def mean_factor(self, t: Tensor) -> Tensor:
+        """Return :meth:`alpha`; the old name of it, for one more release."""
+        warnings.warn("VPSchedule.mean_factor is now VPSchedule.alpha", FutureWarning, stacklevel=2)
+        return self.alpha(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Return the standard deviation of the noise in the noised sample."""
         return torch.sqrt(-torch.expm1(-self.integrated_beta(t)))
 
     def log_signal_to_noise(self, t: Tensor) -> Tensor:
-        """Return ``log(mean_factor / sigma)``, decreasing in ``t``."""
+        """Return ``log(alpha / sigma)``, decreasing in ``t``."""
         return -0.5 * torch.log(torch.expm1(self.integrated_beta(t)))
 
     def time_of_log_signal_to_noise(self, value: Tensor) -> Tensor:
@@ -88,4 +94,4 @@ class VPSchedule:
             Diffusion times.
         """
         t = t[:, None, None]
-        return self.mean_factor(t) * x0 + self.sigma(t) * noise
+        return self.alpha(t) * x0 + self.sigma(t) * noise

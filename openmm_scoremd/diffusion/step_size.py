@@ -74,18 +74,10 @@ def physical_timestep(
     InvalidInputError
         If a number is not positive and finite.
     """
-    return positive("step_size", step_size) * _time_per_step_size(
-        mass=mass, friction=friction, scale=scale, thermal_energy=thermal_energy
-    )
-
-
-def step_size_from_timestep(
-    timestep: float, *, mass: float, friction: float, scale: float, thermal_energy: float
-) -> float:
-    """Return the step size that stands for a time step in ps: undo :func:`physical_timestep`."""
-    return positive("timestep", timestep) / _time_per_step_size(
-        mass=mass, friction=friction, scale=scale, thermal_energy=thermal_energy
-    )
+    factors = {"mass": mass, "friction": friction, "scale": scale, "thermal_energy": thermal_energy}
+    for name, value in {"step_size": step_size, **factors}.items():
+        positive(name, value)
+    return step_size * mass * friction * scale**2 / thermal_energy
 
 
 def largest_curvature(
@@ -187,10 +179,3 @@ def require_frames(x: Tensor, t: float) -> None:
         raise InvalidInputError("x0 holds NaN or infinity; start from finite frames")
     if not 0.0 < t <= 1.0:
         raise InvalidInputError(f"t is {t}; it must lie in (0, 1]")
-
-
-def _time_per_step_size(
-    *, mass: float, friction: float, scale: float, thermal_energy: float
-) -> float:
-    drag = positive("mass", mass) * positive("friction", friction)
-    return drag * positive("scale", scale) ** 2 / positive("thermal_energy", thermal_energy)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import package_versions, write_run_record
+from openmm_scoremd._files.run_record import package_versions, write_run_record
 from openmm_scoremd.analysis.comparison.summary import REFERENCE, Summary, summarise
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError
 from openmm_scoremd.analysis.report.folder import ReportHeader, write_report
@@ -145,7 +145,7 @@ def evaluate(
     curve = None if weights is None else _fokker_planck(weights, model, known, seed=seed)
     header = ReportHeader(model.metadata.title, _about(model, reference, known, seed))
     write_report(folder, summary, header, fokker_planck=curve)
-    inputs = {"model": model.path, "reference": reference}
+    inputs: dict[str, Any] = {"model": model, "reference": reference}
     content = summary.to_dict()
     write_run_record(
         folder,
@@ -193,11 +193,11 @@ def _fokker_planck(
 ) -> FokkerPlanckError:
     trained = load_weights(weights)
     description = trained.description
-    differences = model.bead_topology.differences(description.topology)
-    if differences is not None:
+    difference = description.difference_from(model.bead_topology, model.metadata.n_dims)
+    if difference:
         raise ModelFileError(
             f"the molecule of {model.path.name} is not that of {os.fspath(weights)}: "
-            f"{differences}; give weights of that model"
+            f"{difference}; give weights of that model"
         )
     return fokker_planck_error(
         trained,

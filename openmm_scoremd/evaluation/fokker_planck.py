@@ -210,17 +210,12 @@ def _energy_model_at(model: ScoreModel, t: float) -> EnergyModel | None:
 
 
 def _standardised(trained: TrainedModel, positions: ArrayLike) -> NDArray[np.float64]:
-    frames = np.asarray(positions, dtype=np.float64)
-    description = trained.description
-    shape = (description.topology.n_beads, description.n_dims)
-    if frames.ndim != 3 or not len(frames) or frames.shape[1:] != shape:
-        raise InvalidInputError(
-            f"positions have shape {frames.shape}; {description.title!r} takes frames of "
-            f"{shape[0]} beads in {shape[1]} dimensions"
-        )
-    if not np.isfinite(frames).all():
+    x = trained.description.to_network(positions).numpy()
+    if x.ndim != 3 or not len(x):
+        raise InvalidInputError(f"positions have shape {np.shape(positions)}; give frames")
+    if not np.isfinite(x).all():
         raise InvalidInputError("positions hold NaN or infinity")
-    return frames / description.scale
+    return x
 
 
 def _residuals(

@@ -9,7 +9,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.errors import DatasetError
 from openmm_scoremd.model_file import ScoreModelFile
@@ -116,17 +116,10 @@ def _holds_frames_of(model: ScoreModelFile, dataset: CGDataset) -> bool:
 
 
 def _check_same_molecule(model: ScoreModelFile, dataset: CGDataset, name: str) -> None:
-    dimensions = model.metadata.n_dims
-    if (dataset.n_beads, dataset.n_dims) != (model.n_beads, dimensions):
+    difference = model.metadata.difference_from(dataset.topology, dataset.n_dims)
+    if difference:
         raise DatasetError(
-            f"{name} has {dataset.n_beads} beads in {dataset.n_dims} dimensions and "
-            f"{model.path.name} has {model.n_beads} in {dimensions}; "
-            "give a dataset of the same molecule"
-        )
-    differences = model.bead_topology.differences(dataset.topology)
-    if differences is not None:
-        raise DatasetError(
-            f"the molecule of {model.path.name} is not that of {name}: {differences}; "
+            f"the molecule of {model.path.name} is not that of {name}: {difference}; "
             "give a dataset of the same molecule"
         )
     if abs(dataset.temperature - model.temperature) > 0.01:

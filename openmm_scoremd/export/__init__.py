@@ -1,0 +1,5 @@
+"""From a trained network to a model file."""
+
+from openmm_scoremd._renamed import keep_old_names
+
+keep_old_names(__name__)

@@ -11,27 +11,22 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from openmm_scoremd._files.atomic import package_versions, sha256_of_file
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
+from openmm_scoremd.artifact.contract import CONTRACT
 from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
 from openmm_scoremd.artifact.torchscript import (
     ScriptModule,
-    energy_and_forces,
     save_module,
     script_module,
     tensor_digest,
 )
-from openmm_scoremd.errors import InvalidInputError, ModelFileError
-from openmm_scoremd.export.exported import ExplicitModel, ExportedModel, FixedTimeEnergy
-from openmm_scoremd.export.folded import FoldedGraphTransformer
-from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.factory import require_energy_model
-from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.description import ModelDescription
+from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
+from openmm_scoremd.export.exported import ExplicitModel, ExportedModel
+from openmm_scoremd.models.base import EnergyModel, ScoreModel, require_energy_model
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights
-from openmm_scoremd.units import thermal_energy
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription, load_weights
 
 #: Published score is taken here (arXiv 2506.17139, section 5).
 FORCE_TIME: Final = 1e-5
@@ -46,9 +41,6 @@ SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 Precision = Literal["float32", "float64"]
 Network = TypeVar("Network", bound=ScoreModel)
 
-LICENCE = "MIT"
-CITATION = "M. Plainer et al., Consistent sampling and simulation, arXiv 2506.17139"
-
 
 def export_torchscript(
     model: TrainedModel | str | os.PathLike[str],
@@ -56,6 +48,8 @@ def export_torchscript(
     *,
     t: float = FORCE_TIME,
     dtype: Precision = "float32",
+    licence: str = "",
+    citation: str = "",
 ) -> Path:
     """Write a trained network as a TorchScript file for OpenMM.
 
@@ -75,6 +69,10 @@ def export_torchscript(
         Diffusion time whose score is the force; the published value is 1e-5.
     dtype : {"float32", "float64"}
         Precision of the weights in the file.
+    licence : str
+        Licence of the weights, to be shown to whoever looks into the file; empty for none.
+    citation : str
+        What users of the weights are to cite.
 
     Returns
     -------
@@ -94,6 +92,7 @@ def export_torchscript(
     weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
     _check_time(t, trained)
     network = require_energy_model(network_at(trained.model, t))
+    _check_invariance(trained)
     precision = _precision(dtype)
     self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
     exported = _build(network, trained, t=t, dtype=torch.float64)
@@ -107,6 +106,8 @@ def export_torchscript(
         weights_sha256=weights_sha256,
         tensor_digest=tensor_digest(exported),
         self_test=self_test,
+        licence=licence,
+        citation=citation,
     ).to_json()
     scripted = _compiled(exported)
     _check_agreement(scripted, self_test, dtype=precision, path=path)
@@ -129,17 +130,25 @@ def _check_time(t: float, trained: TrainedModel) -> None:
         )
 
 
+def _check_invariance(trained: TrainedModel) -> None:
+    """Refuse a mixture that would see far-away frames where it is drawn from none."""
+    model = trained.model
+    networks = model.networks if isinstance(model, TimePartitionedMixture) else [model]
+    first, *later = (network.translation_invariant for network in networks)
+    if not first and any(later):
+        raise ConfigurationError(
+            "the expert of the smallest diffusion times depends on where the molecule is, and one "
+            "of later times does not, so frames would be drawn anywhere; combine experts of one "
+            "kind"
+        )
+
+
 def _build(
     network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
 ) -> ExportedModel:
     # Folding multiplies weights together: in double precision, rounded once at the end.
-    double = _copy(network, torch.float64)
-    kind: type[ExportedModel]
-    force_energy: nn.Module
-    if isinstance(double, GraphTransformerEnergy):
-        kind, force_energy = ExplicitModel, FoldedGraphTransformer(double, t=t).to(dtype)
-    else:
-        kind, force_energy = ExportedModel, FixedTimeEnergy(_copy(network, dtype), t=t)
+    force_energy = _copy(network, torch.float64).at_time(t).to(dtype)
+    kind = ExplicitModel if hasattr(force_energy, "energy_and_gradient") else ExportedModel
     description = trained.description
     model = trained.model
     mixture = model if isinstance(model, TimePartitionedMixture) else None
@@ -150,7 +159,7 @@ def _build(
         centred=network.translation_invariant,
         n_beads=description.topology.n_beads,
         scale=description.scale,
-        thermal_energy=thermal_energy(description.temperature),
+        thermal_energy=description.thermal_energy,
     )
     for parameter in exported.parameters():
         parameter.requires_grad_(False)
@@ -158,8 +167,7 @@ def _build(
 
 
 def _compiled(exported: ExportedModel) -> ScriptModule:
-    explicit = ("energy_and_forces",) if isinstance(exported, ExplicitModel) else ()
-    return script_module(exported, methods=("score", *explicit))
+    return script_module(exported, methods=("score", CONTRACT))
 
 
 def _copy(network: Network, dtype: torch.dtype) -> Network:
@@ -171,18 +179,15 @@ def _reference_values(
 ) -> SelfTest:
     """Energies and forces of example frames, from the plain network in float64."""
     description = trained.description
-    kt = thermal_energy(description.temperature)
-    frames = np.asarray(description.example_positions, dtype=np.float64)
-    x = torch.from_numpy(frames) / description.scale
+    frames = description.example_positions.copy()
+    x = description.to_network(frames)
     times = torch.full((len(x),), t, dtype=torch.float64)
     with torch.no_grad():
         energy, score = _copy(network, torch.float64).energy_and_score(x, times)
-    padding = ((0, 0), (0, 0), (0, 3 - description.n_dims))
-    forces: NDArray[np.float64] = np.pad(score.numpy() * kt / description.scale, padding)
     return SelfTest(
-        positions=np.pad(frames, padding),
-        energies=kt * energy.numpy(),
-        forces=forces,
+        positions=description.padded(torch.from_numpy(frames)).numpy(),
+        energies=(description.thermal_energy * energy).numpy(),
+        forces=description.forces(score).numpy(),
         tolerance=tolerance,
     )
 
@@ -195,23 +200,22 @@ def _check_agreement(
     path: str | os.PathLike[str],
 ) -> None:
     tolerance = EXPORT_TOLERANCE[dtype]
-    for frame, energy, forces in zip(
-        self_test.positions, self_test.energies, self_test.forces, strict=True
-    ):
-        found_energy, found_forces = energy_and_forces(scripted, torch.tensor(frame))
-        # Not Python's max, which passes over NaN.
-        difference = np.max(
-            [
-                abs(float(found_energy) - energy) / max(np.abs(self_test.energies).max(), 1.0),
-                np.abs(found_forces.numpy() - forces).max() / max(np.abs(forces).max(), 1.0),
-            ]
+    found = scripted.energies_and_forces(torch.tensor(self_test.positions))
+    energies, forces = (values.numpy() for values in found)
+    largest = np.maximum(np.abs(self_test.forces).max(axis=(1, 2)), 1.0)
+    # Not Python's max, which passes over NaN.
+    difference = np.max(
+        [
+            np.abs(energies - self_test.energies) / max(np.abs(self_test.energies).max(), 1.0),
+            np.abs(forces - self_test.forces).max(axis=(1, 2)) / largest,
+        ]
+    )
+    if not difference <= tolerance:
+        raise ModelFileError(
+            f"the model compiled in {dtype} differs from the network by {difference:.2g} (allowed "
+            f"{tolerance:.2g}); {os.fspath(path)} was not written. If only float32 differs, export "
+            "with dtype='float64'"
         )
-        if not difference <= tolerance:
-            raise ModelFileError(
-                f"the model compiled in {dtype} differs from the network by "
-                f"{difference:.2g} (allowed {tolerance:.2g}); {os.fspath(path)} was not written. "
-                "If only float32 differs, export with dtype='float64'"
-            )
 
 
 def _metadata(
@@ -222,34 +226,28 @@ def _metadata(
     weights_sha256: str,
     tensor_digest: str,
     self_test: SelfTest,
+    licence: str,
+    citation: str,
 ) -> ModelMetadata:
     description = trained.description
     now = datetime.datetime.now(datetime.timezone.utc)
+    names = [field.name for field in dataclasses.fields(ModelDescription)]
     return ModelMetadata(
-        title=description.title,
-        topology=description.topology,
-        temperature=description.temperature,
-        scale=description.scale,
-        n_dims=description.n_dims,
+        **{name: getattr(description, name) for name in names},
         t=t,
-        t_min=description.t_min,
-        schedule=(description.schedule.beta_min, description.schedule.beta_max),
         dtype=dtype,
         architecture=_architecture(description),
-        dataset_sha256=description.dataset_sha256,
         weights_sha256=weights_sha256,
         tensor_digest=tensor_digest,
-        training=dict(description.training),
         versions=package_versions(),
-        licence=LICENCE,
-        citation=CITATION,
+        licence=licence,
+        citation=citation,
         created=now.isoformat(timespec="seconds"),
         self_test=self_test,
-        bond_ranges=tuple((low, high) for low, high in description.bond_ranges),
     )
 
 
-def _architecture(description: ModelDescription) -> dict[str, Any]:
+def _architecture(description: WeightsDescription) -> dict[str, Any]:
     architecture = dataclasses.asdict(description.network)
     if description.experts:
         architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]

@@ -69,7 +69,6 @@ class ExportedModel(nn.Module):
         Unit of the reduced energy in kJ/mol.
     """
 
-    particle_indices: Tensor
     boundaries: Tensor
     metadata: str
 
@@ -98,11 +97,34 @@ class ExportedModel(nn.Module):
         self.dtype = next(experts[0].parameters()).dtype
         self.metadata = ""
         self.register_buffer("boundaries", torch.tensor(boundaries, dtype=self.dtype))
-        self.register_buffer("particle_indices", torch.empty(0, dtype=torch.int64))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Return the potential energy, kJ/mol, of positions (M, 3), nm."""
-        return self._total(self.force_energy(self._standardised(positions)), positions)
+        """Return the potential energy, kJ/mol, of positions (R * N, 3), nm."""
+        if positions.shape[0] % self.n_beads != 0:
+            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
+        energies = self.force_energy(self._standardised(positions))
+        # Thousands of replicas are summed in double precision.
+        total: Tensor = self._in_kilojoules(energies).sum().to(positions.dtype)
+        return total
+
+    def energies_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (R, N, 3), nm
+            Replicas.
+        """
+        # TorchScript knows no `torch.enable_grad`; callers may sit inside `torch.no_grad`.
+        before = torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+        leaf = positions.detach().requires_grad_(True)
+        energies = self.force_energy(self._standardised(leaf))
+        gradient = torch.autograd.grad([energies.sum()], [leaf])[0]
+        torch.set_grad_enabled(before)
+        if gradient is None:
+            raise RuntimeError("the energy does not depend on the positions")
+        return self._in_kilojoules(energies.detach()), gradient * -self.thermal_energy
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the score (B, N, D) of standardised coordinates (B, N, D) at times (B,)."""
@@ -118,10 +140,6 @@ class ExportedModel(nn.Module):
 
     def _standardised(self, positions: Tensor) -> Tensor:
         """Coordinates of the beads as the network sees them, (R, N, D)."""
-        if self.particle_indices.numel() > 0:
-            positions = positions.index_select(0, self.particle_indices)
-        if positions.shape[0] % self.n_beads != 0:
-            raise ValueError(f"{positions.shape[0]} particles; give a multiple of {self.n_beads}")
         frames = positions.reshape(-1, self.n_beads, 3)
         if self.n_dims < 3:
             frames = frames[:, :, : self.n_dims]
@@ -130,58 +148,33 @@ class ExportedModel(nn.Module):
             frames = _centred(frames)
         return (frames * self.inverse_scale).to(self.dtype)
 
-    def _total(self, energies: Tensor, positions: Tensor) -> Tensor:
-        # Thousands of replicas are summed in double precision.
-        total = self.thermal_energy * energies.sum(dtype=torch.float64)
-        energy: Tensor = total.to(positions.dtype)
-        return energy
+    def _in_kilojoules(self, reduced: Tensor) -> Tensor:
+        energies: Tensor = self.thermal_energy * reduced.to(torch.float64)
+        return energies
 
 
 class ExplicitModel(ExportedModel):
-    """An exported model of a molecule that also gives forces without autograd.
+    """An exported model that computes its forces without autograd.
 
     Parameters are those of :class:`ExportedModel`; ``force_energy`` must have
-    ``energy_and_gradient(x) -> (energies (B,), gradient (B, N, 3))``.
+    ``energy_and_gradient(x) -> (energies (B,), gradient (B, N, D))``.
     """
 
-    def energy_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return potential energy, kJ/mol, and forces (M, 3), kJ/mol/nm, of positions (M, 3)."""
+    def energies_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same without autograd."""
         with torch.no_grad():
             x = self._standardised(positions)
             energies, gradient = self.force_energy.energy_and_gradient(x)  # type: ignore[operator]
             gradient = gradient.to(positions.dtype)
             if self.centred:
                 gradient = _centred(gradient)
-            forces = gradient.view(-1, 3) * (-self.thermal_energy * self.inverse_scale)
-            if self.particle_indices.numel() > 0:
-                everywhere = torch.zeros_like(positions)
-                forces = everywhere.index_copy(0, self.particle_indices, forces)
-            return self._total(energies, positions), forces
+            forces = gradient * (-self.thermal_energy * self.inverse_scale)
+            if self.n_dims < 3:
+                forces = nn.functional.pad(forces, [0, 3 - self.n_dims])
+            return self._in_kilojoules(energies), forces
 
 
 def _centred(vectors: Tensor) -> Tensor:
     """Take the mean over beads off (R, N, D): `mean` itself would be one operator more."""
     total = vectors.sum(dim=1, keepdim=True)
     return torch.sub(vectors, total, alpha=1.0 / vectors.shape[1])
-
-
-class FixedTimeEnergy(nn.Module):
-    """Energy of any conservative network at one diffusion time.
-
-    Parameters
-    ----------
-    model : EnergyModel
-        Network.
-    t : float
-        Diffusion time.
-    """
-
-    def __init__(self, model: EnergyModel, *, t: float) -> None:
-        super().__init__()
-        self.model = model
-        self.t = t
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return reduced energies (B,) of standardised coordinates (B, N, D)."""
-        t = torch.full((x.shape[0],), self.t, dtype=x.dtype, device=x.device)
-        return self.model.energy(x, t, None)

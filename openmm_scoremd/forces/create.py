@@ -1,19 +1,14 @@
-"""OpenMM forces from an exported model: the only owner of ``TorchForce`` and ``PythonForce``.
+"""OpenMM forces from an exported model, by whichever backend can evaluate it.
 
-Both evaluate the same TorchScript module, so energies and forces agree to rounding:
-
-==============  =================================================================================
-TorchForce      from openmmtorch; least overhead; its XML contains the whole model
-PythonForce     part of OpenMM; works with every torch; its XML contains the path and the hash
-==============  =================================================================================
-
-With ``backend="compiled"`` a PythonForce evaluates the same weights with a C++ kernel that is
-compiled for this machine at first use (:mod:`openmm_scoremd.forces.kernel`): the fastest on CPU.
+All of them evaluate the same weights, so energies and forces agree to rounding. What each needs and
+refuses, and what happens where it cannot be had, stands in its file:
+:mod:`~openmm_scoremd.forces.torchforce`, :mod:`~openmm_scoremd.forces.python_force`,
+:mod:`~openmm_scoremd.forces.kernel_force`.
 
 A force may have Context parameters: the factor of its potential, and its diffusion time
 (:mod:`openmm_scoremd.artifact.noise_levels`).
 
-NaN coordinates give NaN forces with either: replicas share one System, and one broken replica must
+NaN coordinates give NaN forces with any: replicas share one System, and one broken replica must
 not stop the others. :class:`~openmm_scoremd.simulation.replicas.ReplicaSimulation` watches for it.
 
 The XML of a System with one of these forces is executable code, like the model itself.
@@ -21,74 +16,41 @@ The XML of a System with one of these forces is executable code, like the model 
 
 from __future__ import annotations
 
-import functools
-import importlib
 import logging
 import operator
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Final, get_args
 
 import openmm
-import torch
 
-from openmm_scoremd.artifact.metadata import ModelArchive, read_archive
-from openmm_scoremd.artifact.noise_levels import (
-    SCALE_PARAMETER,
-    TIME_PARAMETER,
-    Adjustable,
-    NoiseLevelEnergy,
-    scaled,
-)
-from openmm_scoremd.artifact.torchscript import (
-    ScriptModule,
-    checked_device,
-    has_explicit_forces,
-    load_archive,
-    returning_forces,
-    script_module,
-    select_particles,
-)
-from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
-from openmm_scoremd.forces.python_force import (
-    CompiledComputation,
-    ModelComputation,
-    check_count,
-    compiled_model,
-)
-
-__all__ = [
-    "FORCE_NAME",
-    "Backend",
-    "CudaGraphs",
-    "ModelComputation",
-    "available_backends",
-    "choose_backend",
-    "create_force",
-    "load_torchforce_plugin",
-    "resolve_compiled",
-]
+from openmm_scoremd.artifact.loaded import AnyModel, LoadedModel, loaded_model
+from openmm_scoremd.artifact.noise_levels import Adjustable
+from openmm_scoremd.errors import InvalidInputError, MissingDependencyError, ModelFileError
+from openmm_scoremd.forces.backend import ForceBackend, ForceRequest
+from openmm_scoremd.forces.kernel_force import KernelBackend
+from openmm_scoremd.forces.options import Backend, CudaGraphs, checked_backend, checked_choice
+from openmm_scoremd.forces.python_force import PythonForceBackend, check_count
+from openmm_scoremd.forces.torchforce import TorchForceBackend
 
 logger = logging.getLogger(__name__)
 
-#: How OpenMM evaluates the model; "auto" is TorchForce where it works, otherwise PythonForce.
-Backend: TypeAlias = Literal["auto", "torchforce", "pythonforce", "compiled"]
-#: Whether TorchForce records CUDA graphs; "auto" does so where OpenMM and torch have CUDA.
-CudaGraphs: TypeAlias = Literal["auto", "on", "off"]
+#: Every backend, by its name.
+BACKENDS: Final[dict[Backend, ForceBackend]] = {
+    backend.name: backend
+    for backend in (TorchForceBackend(), PythonForceBackend(), KernelBackend())
+}
 
-#: Name of the forces; the XML formats of both classes drop it.
-FORCE_NAME = "ScoreModelForce"
+#: What "auto" means: the first of these that can be had.
+AUTOMATIC: Final[tuple[Backend, ...]] = ("torchforce", "pythonforce")
 
-#: With other versions of torch these openmmtorch wheels fail to import or end the process.
-_TORCH_OF_OPENMMTORCH = {"1.5": "2.9"}
-_KERNEL = "CalcTorchForce"
+#: Name of the forces; the XML formats of all classes drop it.
+FORCE_NAME: Final = "ScoreModelForce"
+
+_PROBLEMS = (InvalidInputError, MissingDependencyError, ModelFileError)
 
 
 def create_force(
-    model: str | os.PathLike[str] | ModelArchive,
+    model: AnyModel,
     *,
     particles: Sequence[int] | None = None,
     system: openmm.System | None = None,
@@ -103,32 +65,33 @@ def create_force(
 
     Parameters
     ----------
-    model : path-like or ModelArchive
-        An exported model.
+    model : path-like, ModelArchive or ScoreModelFile
+        An exported model. What is in memory already is not loaded again.
     particles : sequence of int, optional
         Particles of the System that are the beads, in the order of the model's topology; several
         replicas one after another. By default all particles, also several replicas.
     system : openmm.System, optional
         The System that the force is for, only looked at: wrong particle numbers and periodic
         boundaries are found now instead of in the first step.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class. "compiled" is a PythonForce with a C++ kernel, on CPU; where it cannot be had
-        (no compiler, another kind of network, an older file), "auto" is used, and the log says why.
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
+        Who evaluates the model. "auto" is TorchForce where it works, otherwise PythonForce.
+        "kernel" is a PythonForce with a C++ kernel, on CPU; where it cannot be had (no compiler,
+        another kind of network, an older file), "auto" is used, and the log says why.
     cuda_graphs : {"auto", "on", "off"}
         TorchForce only: record CUDA graphs. Other platforms ignore it.
     device : str, optional
-        PythonForce only: where the model runs. By default CUDA where torch has it, otherwise CPU.
-        On CUDA the first call records a CUDA graph, unless the time can change; the log says so if
-        that fails.
+        PythonForce only: where the model runs, "cpu" also beside a GPU. By default CUDA where torch
+        has it, otherwise CPU. On CUDA the first call records a CUDA graph, unless the time can
+        change; the log says so if that fails.
     force_group : int
         OpenMM's force group, 0 to 31.
     sha256 : str, optional
-        Expected hash of the model file.
+        Expected hash of the model file, in whatever form the model is given.
     adjustable : {"nothing", "scale", "scale-and-time"}
         Context parameters: "scale" is ``scoremd_scale``, the factor of the potential, 1 at first;
         "scale-and-time" also ``scoremd_time``, the diffusion time, at first the model's. A time
         that can change costs the speed of a network folded at one time, explicit forces, CUDA
-        graphs and the compiled kernel; "compiled" then is "auto".
+        graphs and the kernel; "kernel" then is "auto".
 
     Returns
     -------
@@ -138,7 +101,7 @@ def create_force(
     Raises
     ------
     ModelFileError
-        If the model file is missing, damaged or not the expected one.
+        If the model file is missing, damaged or not the expected one, or fails its self-test.
     InvalidInputError
         If an option, the particles or the System do not fit the model.
     MissingDependencyError
@@ -146,165 +109,70 @@ def create_force(
 
     Notes
     -----
-    The first call of either force compiles the model and takes a second or so. To read the XML of a
-    System with a TorchForce in another process, call :func:`load_torchforce_plugin` there first;
-    for a PythonForce this package must be importable and the model file in its place.
+    The first call of a force compiles the model and takes a second or so. To read the XML of a
+    System with a TorchForce in another process, call
+    :func:`~openmm_scoremd.forces.torchforce.load_torchforce_plugin` there first; for a PythonForce
+    this package must be importable and the model file in its place.
     """
-    _check_choice("backend", backend, get_args(Backend))
-    _check_choice("cuda_graphs", cuda_graphs, get_args(CudaGraphs))
+    backend = checked_backend(backend)
+    checked_choice("cuda_graphs", cuda_graphs, get_args(CudaGraphs))
+    checked_choice("adjustable", adjustable, get_args(Adjustable))
     if not 0 <= force_group <= 31:
         raise InvalidInputError(f"force_group is {force_group}; OpenMM has groups 0 to 31")
-    _check_choice("adjustable", adjustable, get_args(Adjustable))
-    archive = model if isinstance(model, ModelArchive) else read_archive(model, sha256=sha256)
-    chosen = _checked_particles(particles, archive.metadata.n_beads, system)
-    if backend == "compiled" and adjustable == "scale-and-time":
-        logger.warning("backend 'auto' is used: the compiled kernel has one diffusion time only")
-        backend = "auto"
-    resolved = choose_backend(resolve_compiled(archive, backend))
-    if resolved == "torchforce":
-        force = _torchforce(archive, chosen, cuda_graphs, adjustable)
-    else:
-        kind = CompiledComputation if resolved == "compiled" else ModelComputation
-        force = _pythonforce(archive, chosen, device, kind, adjustable)
+    loaded = loaded_model(model, sha256=sha256)
+    request = ForceRequest(
+        particles=_checked_particles(particles, loaded.archive.metadata.n_beads, system),
+        adjustable=adjustable,
+        device=device,
+        cuda_graphs=cuda_graphs,
+    )
+    force = choose_backend(backend, loaded, request).create(loaded, request)
     force.setUsesPeriodicBoundaryConditions(False)
     force.setForceGroup(force_group)
     force.setName(FORCE_NAME)
     return force
 
 
-def resolve_compiled(archive: ModelArchive, backend: Backend) -> Backend:
-    """Turn "compiled" into "auto", with a log line, where the kernel cannot evaluate the model.
+def choose_backend(backend: Backend, model: LoadedModel, request: ForceRequest) -> ForceBackend:
+    """Return a backend that can do what is asked for, with a log line where another has to do.
 
-    The kernel is compiled here if need be, and must reproduce the self-test frames of the file.
+    Raises
+    ------
+    MissingDependencyError, InvalidInputError, ModelFileError
+        If none can, or one that gives way to no other cannot; see :meth:`ForceBackend.require`.
     """
-    if backend == "compiled":
+    if backend != "auto":
+        chosen = BACKENDS[backend]
         try:
-            compiled_model(archive)
-        except (InvalidInputError, MissingDependencyError) as error:
-            logger.warning("backend 'auto' is used instead of 'compiled': %s", error)
-            return "auto"
-    return backend
+            chosen.require(model, request)
+        except _PROBLEMS as error:
+            if not chosen.gives_way:
+                raise
+            logger.warning("backend 'auto' is used instead of '%s': %s", backend, error)
+        else:
+            return chosen
+    *preferred, last = (BACKENDS[name] for name in AUTOMATIC)
+    for chosen in preferred:
+        try:
+            chosen.require(model, request)
+        except _PROBLEMS as error:
+            logger.warning("%s is used instead of %s: %s", last.title, chosen.title, error)
+        else:
+            return chosen
+    last.require(model, request)
+    return last
 
 
-def available_backends(archive: ModelArchive) -> list[Backend]:
-    """Return the backends that can evaluate a model here, "auto" left out; the log says why not."""
-    backends: list[Backend] = ["pythonforce"]
-    try:
-        load_torchforce_plugin()
-        backends.insert(0, "torchforce")
-    except MissingDependencyError as error:
-        logger.info("no TorchForce: %s", error)
-    if resolve_compiled(archive, "compiled") == "compiled":
-        backends.append("compiled")
-    return backends
-
-
-def choose_backend(backend: Backend) -> Literal["torchforce", "pythonforce", "compiled"]:
-    """Resolve "auto", with a log line where PythonForce has to do.
-
-    Raises
-    ------
-    MissingDependencyError
-        If TorchForce is asked for and cannot be used.
-    """
-    if backend in ("pythonforce", "compiled"):
-        return backend
-    try:
-        load_torchforce_plugin()
-    except MissingDependencyError as error:
-        if backend == "torchforce":
-            raise
-        logger.warning("PythonForce is used instead of TorchForce: %s", error)
-        return "pythonforce"
-    return "torchforce"
-
-
-def load_torchforce_plugin() -> Any:
-    """Import openmmtorch, make its kernels known to OpenMM, and return the module.
-
-    Needed before a System with a TorchForce is read from XML.
-
-    Raises
-    ------
-    MissingDependencyError
-        If openmmtorch is absent, does not fit the installed torch, or cannot be loaded.
-    """
-    _check_openmmtorch_version()
-    try:
-        with _without_simtk_warning():
-            openmmtorch = importlib.import_module("openmmtorch")
-    # Missing libraries show as ImportError or OSError, depending on who loads them.
-    except (ImportError, OSError) as error:
-        raise MissingDependencyError(
-            f"openmmtorch cannot be imported ({error}); install openmmtorch==1.5 with torch 2.9 "
-            "and OpenMM 8.5, or use backend='pythonforce'"
-        ) from error
-    _load_kernels()
-    return openmmtorch
-
-
-def _torchforce(
-    archive: ModelArchive,
-    particles: tuple[int, ...],
-    cuda_graphs: CudaGraphs,
-    adjustable: Adjustable,
-) -> openmm.Force:
-    module = load_archive(archive, device="cpu")
-    select_particles(module, particles)
-    explicit = has_explicit_forces(module) and adjustable != "scale-and-time"
-    if adjustable == "scale-and-time":
-        module = script_module(_noise_levels(module, archive))
-    elif adjustable == "scale":
-        module = scaled(module)
-    elif explicit:
-        module = returning_forces(module)
-    force = load_torchforce_plugin().TorchForce(module)
-    force.setOutputsForces(explicit)
-    # The order is that of the arguments.
-    for name, value in _parameters(archive, adjustable).items():
-        force.addGlobalParameter(name, value)
-    # Read by OpenMM's CUDA platform only. A time that changes asks for other networks.
-    graphs = adjustable != "scale-and-time" and _wants_graphs(cuda_graphs)
-    force.setProperty("useCUDAGraphs", "true" if graphs else "false")
-    return force
-
-
-def _pythonforce(
-    archive: ModelArchive,
-    particles: tuple[int, ...],
-    device: str | None,
-    kind: type[ModelComputation],
-    adjustable: Adjustable,
-) -> openmm.Force:
-    if device is not None:
-        checked_device(device)
-    if adjustable == "scale-and-time":
-        _noise_levels(load_archive(archive, device="cpu"), archive)  # fails now and not in a step
-    settings = (str(archive.path), archive.sha256, particles, device)
-    return openmm.PythonForce(kind(*settings, adjustable), _parameters(archive, adjustable))
-
-
-def _noise_levels(module: ScriptModule, archive: ModelArchive) -> NoiseLevelEnergy:
-    return NoiseLevelEnergy(module, archive.metadata.schedule, archive.metadata.t_min)
-
-
-def _parameters(archive: ModelArchive, adjustable: Adjustable) -> dict[str, float]:
-    values = {SCALE_PARAMETER: 1.0, TIME_PARAMETER: archive.metadata.t}
-    return dict(list(values.items())[: get_args(Adjustable).index(adjustable)])
-
-
-def _wants_graphs(choice: CudaGraphs) -> bool:
-    if choice != "auto":
-        return choice == "on"
-    return torch.cuda.is_available() and any(p.getName() == "CUDA" for p in _platforms())
-
-
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise InvalidInputError(f"{name} is {given!r}; it must be one of {', '.join(allowed)}")
+def available_backends(model: AnyModel) -> list[Backend]:
+    """Return the backends that can evaluate a model here; the log says why others cannot."""
+    loaded, found = loaded_model(model), list[Backend]()
+    for name, backend in BACKENDS.items():
+        try:
+            backend.require(loaded, ForceRequest())
+            found.append(name)
+        except _PROBLEMS as error:
+            logger.info("no %s: %s", backend.title, error)
+    return found
 
 
 def _checked_particles(
@@ -324,66 +192,3 @@ def _checked_particles(
             "torn apart: use forces without a cutoff, or CutoffNonPeriodic"
         )
     return chosen
-
-
-# --- openmmtorch ----------------------------------------------------------------------------------
-
-
-def _check_openmmtorch_version() -> None:
-    try:
-        found = metadata.distribution("openmmtorch")
-    except metadata.PackageNotFoundError:
-        return  # Built from source, perhaps; the import will tell.
-    # Conda builds it against the torch of the environment.
-    if (found.read_text("INSTALLER") or "").strip() == "conda":
-        return
-    needed = _TORCH_OF_OPENMMTORCH.get(found.version)
-    if needed is not None and not torch.__version__.startswith(f"{needed}."):
-        raise MissingDependencyError(
-            f"openmmtorch {found.version} needs torch {needed}, found {torch.__version__}; "
-            f"install torch {needed}, or use backend='pythonforce'"
-        )
-
-
-@functools.cache
-def _load_kernels() -> None:
-    # OpenMM loads its plugins on import. If that was before torch was imported, the torch plugins
-    # did not find their libraries and have to be loaded again.
-    failures = []
-    if not all(platform.supportsKernels([_KERNEL]) for platform in _platforms()):
-        for library in sorted(_plugin_folder().glob("*OpenMMTorch*")):
-            try:
-                openmm.Platform.loadPluginLibrary(str(library))
-            except openmm.OpenMMException as error:
-                failures.append(str(error))
-    if not openmm.Platform.getPlatformByName("Reference").supportsKernels([_KERNEL]):
-        raise MissingDependencyError(
-            f"OpenMM cannot load the plugin of openmmtorch ({'; '.join(failures) or 'not found'}); "
-            "use backend='pythonforce'"
-        )
-
-
-def _plugin_folder() -> Path:
-    packaged = Path(openmm.version.openmm_library_path) / "plugins"
-    if "OPENMM_PLUGIN_DIR" not in os.environ and packaged.is_dir():
-        return packaged
-    return Path(openmm.Platform.getDefaultPluginsDirectory())
-
-
-def _platforms() -> Iterator[openmm.Platform]:
-    for index in range(openmm.Platform.getNumPlatforms()):
-        yield openmm.Platform.getPlatform(index)
-
-
-@contextmanager
-def _without_simtk_warning() -> Iterator[None]:
-    # openmmtorch 1.5 imports simtk.openmm, which logs a deprecation that no user can act on.
-    def keep(record: logging.LogRecord) -> bool:
-        return "simtk.openmm" not in record.getMessage()
-
-    root = logging.getLogger()
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)

@@ -1,8 +1,11 @@
-"""What a PythonForce calls: a model file evaluated by TorchScript or by the C++ kernel."""
+"""PythonForce: OpenMM calls a Python function, which evaluates the model with torch.
+
+Part of OpenMM, works with every torch, on the CPU also beside a GPU; its XML contains the path of
+the model and its hash. It needs nothing and so takes the place of others.
+"""
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from typing import TypeAlias, cast
@@ -11,26 +14,21 @@ import numpy as np
 import openmm
 import torch
 from numpy.typing import NDArray
-from openmm import unit
 from torch import Tensor
 
-from openmm_scoremd.artifact.metadata import ModelArchive, SelfTest, read_archive
+from openmm_scoremd.artifact.contract import openmm_forces
+from openmm_scoremd.artifact.loaded import LoadedModel, model_with_hash
 from openmm_scoremd.artifact.noise_levels import (
     SCALE_PARAMETER,
     TIME_PARAMETER,
     Adjustable,
     NoiseLevelEnergy,
+    context_parameters,
 )
-from openmm_scoremd.artifact.torchscript import (
-    ScriptModule,
-    energy_and_forces,
-    load_archive,
-    optimised,
-    select_particles,
-)
+from openmm_scoremd.artifact.torchscript import optimised
 from openmm_scoremd.cuda_graphs import captured
-from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
-from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
+from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.forces.backend import ForceBackend, ForceRequest
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +43,28 @@ TensorFunction: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 _GRAPH_TOLERANCE = 1e-4
 
 
+class PythonForceBackend(ForceBackend):
+    """Makes PythonForces that evaluate TorchScript."""
+
+    name = "pythonforce"
+    title = "PythonForce"
+    gives_way = False
+
+    def require(self, model: LoadedModel, request: ForceRequest) -> None:
+        """Load the model where it is to run."""
+        model.module(request.device or _default_device())
+
+    def create(self, model: LoadedModel, request: ForceRequest) -> openmm.Force:
+        """Return a PythonForce."""
+        return python_force(ModelComputation, model, request)
+
+
 class ModelComputation:
     """The function behind a PythonForce.
 
-    A pickle of it (and so the XML of its System) holds five settings and no code; the model is
-    loaded at the first call, after its hash was verified.
+    A pickle of it (and so the XML of its System) holds five settings and no code. The model is
+    taken from memory at the first call, and only where it is not there from its file, whose hash is
+    verified.
 
     Parameters
     ----------
@@ -75,6 +90,8 @@ class ModelComputation:
     ) -> None:
         self._settings = (path, sha256, particles, device, adjustable)
         self._evaluate: Evaluation | None = None
+        #: Keeps the model in memory until the first call.
+        self.model: LoadedModel | None = None
 
     def __reduce__(self) -> tuple[type[ModelComputation], tuple[object, ...]]:
         # OpenMM ends the process if unpickling fails, so nothing may happen there but this.
@@ -86,18 +103,17 @@ class ModelComputation:
         Raises
         ------
         ModelFileError
-            At the first call, if the file is gone or changed. OpenMM turns errors of this method
-            into ``OpenMMException`` with the same message.
+            At the first call, if the model is not in memory and its file is gone or changed. OpenMM
+            turns errors of this method into ``OpenMMException`` with the same message.
         InvalidInputError
             If the number of particles does not fit the model.
         """
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        positions = positions_of(state)
+        path, sha256, particles, _, adjustable = self._settings
         if self._evaluate is None:
-            path, sha256, particles, device, _ = self._settings
-            archive = read_archive(path, sha256=sha256)
-            check_count(particles, archive.metadata.n_beads, len(positions))
-            self._evaluate = self._load(archive, particles, device)
-        adjustable = self._settings[-1]
+            model = self.model or model_with_hash(path, sha256)
+            check_count(particles, model.archive.metadata.n_beads, len(positions))
+            self._evaluate = self.load(model)
         if adjustable == "nothing":
             return self._evaluate(positions, None)
         parameters = state.getParameters()
@@ -106,60 +122,59 @@ class ModelComputation:
         scale = parameters[SCALE_PARAMETER]
         return scale * energy, scale * forces
 
-    def _load(
-        self, archive: ModelArchive, particles: tuple[int, ...], device: str | None
-    ) -> Evaluation:
-        target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        module = load_archive(archive, device=target)
-        select_particles(module, particles)
-        if self._settings[-1] == "scale-and-time":
-            return _at_noise_levels(module, archive, target)
-        module = optimised(module)
-        compute = functools.partial(energy_and_forces, module)
+    def load(self, model: LoadedModel) -> Evaluation:
+        """Return the function that evaluates a model."""
+        _, _, particles, device, adjustable = self._settings
+        target = device or _default_device()
+        if adjustable == "scale-and-time":
+            return _at_noise_levels(model, particles, target)
+        module = model.module(target)
+        forces = openmm_forces(module, model.archive.metadata.n_beads, particles).to(target)
+        compute = cast(TensorFunction, optimised(forces))
         graphs: dict[torch.Size, TensorFunction] = {}
 
         def evaluate(positions: FloatArray, _t: float | None) -> tuple[float, FloatArray]:
             tensor = torch.from_numpy(positions).to(target)
-            chosen: TensorFunction = compute
+            chosen = compute
             if tensor.is_cuda:
                 if tensor.shape not in graphs:
                     graphs[tensor.shape] = recorded(compute, tensor)
                 chosen = graphs[tensor.shape]
             energy, forces = chosen(tensor)
-            return float(energy), forces.cpu().numpy()
+            # Optimised TorchScript may pass over a `detach`.
+            return float(energy.detach()), forces.detach().cpu().numpy()
 
         return evaluate
 
 
-class CompiledComputation(ModelComputation):
-    """The same with the C++ kernel, or with TorchScript where this process cannot use the kernel.
+def python_force(
+    kind: type[ModelComputation], model: LoadedModel, request: ForceRequest
+) -> openmm.Force:
+    """Return a PythonForce of a model that evaluates it in a certain way."""
+    archive, adjustable = model.archive, request.adjustable
+    if adjustable == "scale-and-time":
+        # Fails now and not in a step.
+        module = model.module(request.device or _default_device())
+        NoiseLevelEnergy(module, archive.metadata.schedule, archive.metadata.t_min)
+    settings = (str(archive.path), archive.sha256, request.particles, request.device)
+    computation = kind(*settings, adjustable)
+    computation.model = model
+    return openmm.PythonForce(computation, context_parameters(adjustable, archive.metadata.t))
 
-    Parameters are those of :class:`ModelComputation`; the device is that of the second case.
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def positions_of(state: openmm.State) -> FloatArray:
+    """Return the positions of a state, (M, 3) in nm.
+
+    What ``getPositions(asNumpy=True)`` does with ``dir`` and units takes 15 µs, longer than a small
+    network.
     """
-
-    def _load(
-        self, archive: ModelArchive, particles: tuple[int, ...], device: str | None
-    ) -> Evaluation:
-        try:
-            network = compiled_model(archive)
-        except (InvalidInputError, MissingDependencyError) as error:
-            logger.warning("TorchScript is used instead of the compiled kernel: %s", error)
-            return super()._load(archive, particles, device)
-        beads = np.array(particles, dtype=np.intp)
-
-        def evaluate(positions: FloatArray, _t: float | None) -> tuple[float, FloatArray]:
-            chosen = positions[beads] if len(beads) else positions
-            frames = chosen.reshape(-1, network.n_beads, 3)
-            # Asked every time: users change the number of threads while they try things.
-            energies, forces = network.energies_and_forces(frames, threads=torch.get_num_threads())
-            flat = forces.reshape(-1, 3)
-            if len(beads):
-                everywhere = np.zeros_like(positions)
-                everywhere[beads] = flat
-                flat = everywhere
-            return float(energies.sum()), flat
-
-        return evaluate
+    positions = np.empty((state._getNumParticles(), 3))
+    state._getVectorAsNumpy(openmm.State.Positions, positions)
+    return positions
 
 
 def recorded(compute: TensorFunction, positions: Tensor) -> TensorFunction:
@@ -193,9 +208,10 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return float((found - expected).abs().max()) <= allowed
 
 
-def _at_noise_levels(module: ScriptModule, archive: ModelArchive, device: str) -> Evaluation:
-    metadata = archive.metadata
-    levels = NoiseLevelEnergy(module, metadata.schedule, metadata.t_min).eval()
+def _at_noise_levels(model: LoadedModel, particles: tuple[int, ...], device: str) -> Evaluation:
+    metadata = model.archive.metadata
+    module = model.module(device)
+    levels = NoiseLevelEnergy(module, metadata.schedule, metadata.t_min, particles).to(device)
 
     def evaluate(positions: FloatArray, t: float | None) -> tuple[float, FloatArray]:
         with torch.enable_grad():  # type: ignore[no-untyped-call]
@@ -206,35 +222,6 @@ def _at_noise_levels(module: ScriptModule, archive: ModelArchive, device: str) -
         return float(energy.detach()), -gradient.cpu().numpy()
 
     return evaluate
-
-
-def compiled_model(archive: ModelArchive) -> NativeNetwork:
-    """Return the network of a model file behind the C++ kernel, which is compiled if need be.
-
-    Raises
-    ------
-    InvalidInputError
-        If the file holds no folded graph transformer, or the kernel does not reproduce its
-        self-test frames.
-    MissingDependencyError
-        If there is no C++ compiler, or it fails.
-    ModelFileError
-        If the file cannot be loaded.
-    """
-    module = load_archive(archive, device="cpu")
-    folded = getattr(module, "force_energy", None)
-    first = getattr(folded, "first_attention", None)
-    if folded is None or first is None:
-        raise InvalidInputError(
-            f"{archive.path} holds no graph transformer; the compiled kernel knows no other network"
-        )
-    network = NativeNetwork(
-        dict(folded.named_buffers()),
-        heads=int(getattr(first, "heads", 0)),
-        unit=Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy),
-    )
-    _check_self_test(network, archive.metadata.self_test)
-    return network
 
 
 def check_count(particles: tuple[int, ...], n_beads: int, n_particles: int) -> None:
@@ -255,20 +242,4 @@ def check_count(particles: tuple[int, ...], n_beads: int, n_particles: int) -> N
         raise InvalidInputError(
             f"the force would act on {count} particles; the model has {n_beads} beads, so give it "
             f"a multiple of {n_beads} (option particles selects some of a System)"
-        )
-
-
-def _check_self_test(network: NativeNetwork, test: SelfTest) -> None:
-    energies, forces = network.energies_and_forces(test.positions, threads=1)
-    # Not Python's max, which passes over NaN.
-    difference = np.max(
-        [
-            np.abs(energies - test.energies).max() / max(np.abs(test.energies).max(), 1.0),
-            np.abs(forces - test.forces).max() / max(np.abs(test.forces).max(), 1.0),
-        ]
-    )
-    if not difference <= test.tolerance:
-        raise InvalidInputError(
-            f"the compiled kernel differs from the model's own energies and forces by "
-            f"{difference:.2g} (allowed {test.tolerance:.2g}); set CXX to another compiler"
         )

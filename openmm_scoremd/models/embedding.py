@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
+from openmm_scoremd.models.config import NetworkConfig, NetworkInputs
 
 #: Published networks get features of the time relative to their range only if it starts above this.
 RELATIVE_TIME_THRESHOLD = 1e-6
@@ -34,6 +35,13 @@ class NoiseLevel(nn.Module):
         # VPSchedule.sigma once more, because TorchScript cannot compile a dataclass's methods.
         integral = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t * t
         return torch.sqrt(self.floor**2 - torch.expm1(-integral))
+
+
+def noise_level(config: NetworkConfig, inputs: NetworkInputs) -> NoiseLevel | None:
+    """Return the noise level that conditions a network, if its configuration has a floor."""
+    if config.noise_floor is None:
+        return None
+    return NoiseLevel(schedule=inputs.schedule, floor=config.noise_floor)
 
 
 class TimeEmbedding(nn.Module):
@@ -110,17 +118,17 @@ class BeadTypeEmbedding(nn.Module):
     ----------
     vocabularies : tuple of int
         Number of values of each feature.
-    width : int
+    dim : int
         Width of each embedding.
     """
 
-    def __init__(self, *, vocabularies: tuple[int, ...], width: int) -> None:
+    def __init__(self, *, vocabularies: tuple[int, ...], dim: int) -> None:
         super().__init__()
-        tables = [nn.Embedding(size, width) for size in vocabularies]
+        tables = [nn.Embedding(size, dim) for size in vocabularies]
         for table in tables:
-            nn.init.normal_(table.weight, std=width**-0.5)
+            nn.init.normal_(table.weight, std=dim**-0.5)
         self.tables = nn.ModuleList(tables)
-        self.n_features = width * len(vocabularies)
+        self.n_features = dim * len(vocabularies)
 
     def forward(self, features: Tensor | None) -> Tensor:
         """Return (..., N, n_features) of bead features (..., N, F)."""

@@ -16,15 +16,18 @@ from torch import Tensor
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
 from openmm_scoremd.models.base import ScoreModel
+from openmm_scoremd.models.config import PUBLISHED_SCHEDULE, NetworkConfig
 from openmm_scoremd.models.embedding import RELATIVE_TIME_THRESHOLD
-from openmm_scoremd.models.factory import PUBLISHED_SCHEDULE, NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 
 _PREFIX = "param/"
 _TRUNK = "GraphTransformerLucid_0"
 _TIME_TOLERANCE = 1e-6  # of t_range, which may have been through float32
 
-#: The public code fixes this; the parameters alone do not tell heads from head width.
-PUBLISHED_HEAD_WIDTH = 64
+#: The public code fixes this; the parameters alone do not tell heads from their width.
+PUBLISHED_HEAD_DIM = 64
 
 Parameters = Mapping[str, NDArray[np.floating]]
 
@@ -42,7 +45,7 @@ def load_jax_network(
 ) -> ScoreModel:
     """Build a network of the public JAX code and load its parameters.
 
-    Kind, widths, time features and vocabularies follow from the shapes and the time range.
+    Family, widths, time features and vocabularies follow from the shapes and the time range.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Parameters, tuple[float, float]
 def _load(
     model: ScoreModel, config: NetworkConfig, parameters: Parameters, path: str | os.PathLike[str]
 ) -> None:
-    modules = _mlp_modules(config) if config.kind == "mlp" else _graph_modules(config)
+    modules = _modules(config)
     places = {name: _place(name, value, modules) for name, value in model.state_dict().items()}
     _check_arrays(parameters, places.values(), path)
     state = {}
@@ -205,11 +208,21 @@ def _place(name: str, value: Tensor, modules: Mapping[str, Sequence[str]]) -> _P
     return _Place(names, shape[::-1] if is_kernel else shape, is_kernel)
 
 
-def _mlp_modules(config: NetworkConfig) -> dict[str, tuple[str, ...]]:
-    return {f"network.layers.{2 * i}": (f"Dense_{i}",) for i in range(len(config.widths) + 1)}
+def _modules(config: NetworkConfig) -> dict[str, tuple[str, ...]]:
+    if isinstance(config, MLPConfig):
+        return _mlp_modules(config)
+    if isinstance(config, GraphTransformerConfig):
+        return _graph_modules(config)
+    raise ConfigurationError(
+        f"network.family is {config.family!r}; the public code has graph-transformer and mlp only"
+    )
 
 
-def _graph_modules(config: NetworkConfig) -> dict[str, tuple[str, ...]]:
+def _mlp_modules(config: MLPConfig) -> dict[str, tuple[str, ...]]:
+    return {f"network.layers.{2 * i}": (f"Dense_{i}",) for i in range(len(config.hidden_dims) + 1)}
+
+
+def _graph_modules(config: GraphTransformerConfig) -> dict[str, tuple[str, ...]]:
     modules: dict[str, tuple[str, ...]] = {
         "network.node": ("node_embedding",),
         "network.edge": ("edge_embedding",),
@@ -244,12 +257,11 @@ def _infer_mlp(
     n_layers = sum(name.endswith("/kernel") for name in parameters)
     widths = tuple(parameters[f"Dense_{i}/kernel"].shape[1] for i in range(n_layers))
     n_dims = parameters["Dense_0/kernel"].shape[0] - _n_time_features(t_range)
-    config = NetworkConfig(
-        kind="mlp",
+    config = MLPConfig(
         output="conservative" if widths[-1] == 1 else "direct",
         t_min=t_range[0],
         t_max=t_range[1],
-        widths=widths[:-1],
+        hidden_dims=widths[:-1],
     )
     return config, 1, n_dims
 
@@ -260,23 +272,22 @@ def _infer_graph(
     vocabularies: list[int] = []
     while (table := f"scalar_embedding_{len(vocabularies)}/embedding") in parameters:
         vocabularies.append(parameters[table].shape[0])
-    width, inner = parameters[f"{_TRUNK}/Attention_0/Dense_0/kernel"].shape
+    hidden_dim, inner = parameters[f"{_TRUNK}/Attention_0/Dense_0/kernel"].shape
     n_outputs = parameters["node_decoder/kernel"].shape[1]
     n_inputs = parameters["node_embedding/kernel"].shape[0]
     n_beads = None if vocabularies else n_inputs - _n_time_features(t_range)
     if n_outputs > 1:
         n_beads = n_outputs // 3
-    feature_width = parameters["scalar_embedding_0/embedding"].shape[1] if vocabularies else 16
-    config = NetworkConfig(
-        kind="graph-transformer",
+    feature_dim = parameters["scalar_embedding_0/embedding"].shape[1] if vocabularies else 16
+    config = GraphTransformerConfig(
         output="conservative" if n_outputs == 1 else "direct",
         t_min=t_range[0],
         t_max=t_range[1],
-        width=width,
+        hidden_dim=hidden_dim,
         layers=sum("/Attention_" in name and "/Dense_4/k" in name for name in parameters),
-        heads=inner // PUBLISHED_HEAD_WIDTH,
-        head_width=PUBLISHED_HEAD_WIDTH,
+        heads=inner // PUBLISHED_HEAD_DIM,
+        head_dim=PUBLISHED_HEAD_DIM,
         vocabularies=tuple(vocabularies),
-        feature_width=feature_width,
+        feature_dim=feature_dim,
     )
     return config, n_beads, 3

@@ -75,7 +75,7 @@ class TimePartitionedMixture(ScoreModel):
             t_min=ordered[0].t_min,
             t_max=ordered[-1].t_max,
         )
-        self.translation_invariant = all(expert.model.translation_invariant for expert in ordered)
+        self.invariances = frozenset.intersection(*(e.model.invariances for e in ordered))
         self.experts = nn.ModuleList(expert.model for expert in ordered)
         #: Where each expert but the last ends.
         self.boundaries = tuple(expert.t_max for expert in ordered[:-1])

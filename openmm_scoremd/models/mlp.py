@@ -1,12 +1,44 @@
 """Multilayer perceptrons, for low-dimensional systems such as Müller-Brown."""
 
+import dataclasses
 import itertools
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.embedding import NoiseLevel, TimeEmbedding, initialise_linear
+from openmm_scoremd.models.config import NetworkConfig, NetworkInputs
+from openmm_scoremd.models.embedding import (
+    NoiseLevel,
+    TimeEmbedding,
+    initialise_linear,
+    noise_level,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig(NetworkConfig):
+    """Sizes of a multilayer perceptron; see :class:`NetworkConfig` for the other entries.
+
+    Attributes
+    ----------
+    hidden_dims : tuple of int
+        Widths of the hidden layers; published for Müller-Brown: 92, 92, 92.
+
+    Raises
+    ------
+    ConfigurationError
+        If a width is below 1.
+    """
+
+    family: str = "mlp"
+    hidden_dims: tuple[int, ...] = (92, 92, 92)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_sizes("hidden_dims")
 
 
 class MLP(nn.Module):
@@ -14,38 +46,24 @@ class MLP(nn.Module):
 
     Parameters
     ----------
-    n_beads, n_dims : int
-        Shape of one sample.
-    n_outputs : int
-        Number of outputs.
-    widths : tuple of int
-        Widths of the hidden layers.
-    t_min, t_max : float
-        Range of diffusion times.
-    noise_level : NoiseLevel or None
-        For better conditioning: time features of its logarithm, and outputs divided by it. None for
-        the published form.
+    config : MLPConfig
+        Sizes, times, and whether outputs are to be divided by the noise level.
+    n_coordinates, n_outputs : int
+        Numbers of inputs without those of time, and of outputs.
+    level : NoiseLevel or None
+        The noise level.
     """
 
     def __init__(
-        self,
-        *,
-        n_beads: int,
-        n_dims: int,
-        n_outputs: int,
-        widths: tuple[int, ...],
-        t_min: float,
-        t_max: float,
-        noise_level: NoiseLevel | None = None,
+        self, config: MLPConfig, *, n_coordinates: int, n_outputs: int, level: NoiseLevel | None
     ) -> None:
         super().__init__()
-        self.n_beads = n_beads
-        self.n_dims = n_dims
-        self.t_min = t_min
-        self.t_max = t_max
-        self.noise_level = noise_level
-        self.time_embedding = TimeEmbedding(t_min=t_min, t_max=t_max, noise_level=noise_level)
-        sizes = (n_beads * n_dims + self.time_embedding.n_features, *widths)
+        self.t_min, self.t_max = config.t_min, config.t_max
+        self.noise_level = level
+        self.time_embedding = TimeEmbedding(
+            t_min=config.t_min, t_max=config.t_max, noise_level=level
+        )
+        sizes = (n_coordinates + self.time_embedding.n_features, *config.hidden_dims)
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.SiLU()]
@@ -62,24 +80,35 @@ class MLP(nn.Module):
 
 
 class MLPEnergy(EnergyModel):
-    """Conservative multilayer perceptron.
+    """Conservative multilayer perceptron: the family ``mlp``.
 
     Parameters
     ----------
-    network : MLP
-        Network with one output.
+    config : MLPConfig
+        Its shape.
+    inputs : NetworkInputs
+        Beads, a fixed number of them.
     """
 
-    translation_invariant = False
+    config_class = MLPConfig
 
-    def __init__(self, network: MLP) -> None:
+    def __init__(self, config: MLPConfig, inputs: NetworkInputs) -> None:
+        n_beads = _require_n_beads(inputs)
         super().__init__(
-            n_beads=network.n_beads,
-            n_dims=network.n_dims,
-            t_min=network.t_min,
-            t_max=network.t_max,
+            n_beads=n_beads, n_dims=inputs.n_dims, t_min=config.t_min, t_max=config.t_max
         )
-        self.network = network
+        self.network = MLP(
+            config,
+            n_coordinates=n_beads * inputs.n_dims,
+            n_outputs=1,
+            level=noise_level(config, inputs),
+        )
+
+    @classmethod
+    def from_config(cls, config: NetworkConfig, inputs: NetworkInputs) -> ScoreModel:
+        """Build a network whose output is an energy or a score."""
+        kind = MLPEnergy if config.output == "conservative" else MLPScore
+        return kind(cast(MLPConfig, config), inputs)
 
     def energy(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the reduced energy, shape (B,)."""
@@ -90,24 +119,29 @@ class MLPEnergy(EnergyModel):
 class MLPScore(ScoreModel):
     """Direct multilayer perceptron: the outputs are the score.
 
-    Parameters
-    ----------
-    network : MLP
-        Network with as many outputs as coordinates.
+    Parameters are those of :class:`MLPEnergy`.
     """
 
-    translation_invariant = False
-
-    def __init__(self, network: MLP) -> None:
+    def __init__(self, config: MLPConfig, inputs: NetworkInputs) -> None:
+        n_beads = _require_n_beads(inputs)
         super().__init__(
-            n_beads=network.n_beads,
-            n_dims=network.n_dims,
-            t_min=network.t_min,
-            t_max=network.t_max,
+            n_beads=n_beads, n_dims=inputs.n_dims, t_min=config.t_min, t_max=config.t_max
         )
-        self.network = network
+        n_coordinates = n_beads * inputs.n_dims
+        self.network = MLP(
+            config,
+            n_coordinates=n_coordinates,
+            n_outputs=n_coordinates,
+            level=noise_level(config, inputs),
+        )
 
     def score(self, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
         """Return the score, shape (B, N, D)."""
         outputs: Tensor = self.network(x, t)
         return outputs.reshape(x.shape)
+
+
+def _require_n_beads(inputs: NetworkInputs) -> int:
+    if inputs.n_beads is None:
+        raise ConfigurationError("a multilayer perceptron needs a fixed number of beads")
+    return inputs.n_beads

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from openmm_scoremd._files import json_checks as checks
 from openmm_scoremd._files.tensors import read_tensors, write_tensors
-from openmm_scoremd.diffusion.schedule import VPSchedule
+from openmm_scoremd.description import ModelDescription
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, ScoreMDError
 from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import build_model, network_config
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
-from openmm_scoremd.topology import BeadTopology
 
-SCHEMA_VERSION = 1
 _HEADER_KEY = "openmm_scoremd"
 
 
@@ -40,119 +39,64 @@ class ExpertDescription:
     t_max: float
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelDescription:
-    """What a trained network is and what it was trained on.
+def _network(value: Any, name: str) -> NetworkConfig:
+    if isinstance(value, NetworkConfig):
+        return value
+    try:
+        return network_config(dict(value))
+    # Of a damaged header, also what the configuration refuses.
+    except (LookupError, TypeError, ValueError, ScoreMDError) as error:
+        raise checks.invalid(name, f"not usable ({error!r})", "a network") from error
+
+
+def _experts(value: Any, name: str) -> tuple[ExpertDescription, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise checks.invalid(name, value, "a list of experts")
+    return tuple(_expert(entry, name) for entry in value)
+
+
+def _expert(value: Any, name: str) -> ExpertDescription:
+    if isinstance(value, ExpertDescription):
+        return value
+    if not isinstance(value, Mapping) or set(value) != {"network", "t_min", "t_max"}:
+        raise checks.invalid(name, value, "objects of network, t_min and t_max")
+    t_min, t_max = (checks.number(value[entry], name) for entry in ("t_min", "t_max"))
+    return ExpertDescription(_network(value["network"], name), t_min, t_max)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WeightsDescription(ModelDescription):
+    """What a weights file says about itself.
 
     Attributes
     ----------
-    title : str
-        What the model is, for people.
     network : NetworkConfig
         Shape of the network; of a mixture, of the one that serves ``t_min``.
-    schedule : VPSchedule
-        Noise schedule.
-    topology : BeadTopology
-        The beads.
-    n_dims : int
-        Dimensions of a bead's coordinates.
-    temperature : float
-        Temperature of the data in K.
-    scale : float
-        Length in nm of one standardised unit.
-    t_min : float
-        Smallest diffusion time seen in training.
-    dataset_sha256 : str
-        Hash of the dataset file.
-    example_positions : nested tuple of float, shape (frames, N, D), nm
+    example_positions : ndarray, shape (frames, N, D), nm
         A few frames of the data, to test exported models with.
-    bond_ranges : tuple of (float, float), nm
-        Shortest and longest length of every bond in the data.
-    training : dict
-        Configuration, steps, losses, versions: a record, never read back as settings.
     experts : tuple of ExpertDescription
         The networks of a mixture, by increasing diffusion time; empty for a single network.
 
     Raises
     ------
-    InvalidInputError
-        If a number is not positive and finite, or the example frames are not of these beads.
+    ModelFileError
+        As :class:`~openmm_scoremd.description.ModelDescription`, which has the other entries; or if
+        the example frames are not of these beads.
     """
 
-    title: str
-    network: NetworkConfig
-    schedule: VPSchedule
-    topology: BeadTopology
-    n_dims: int
-    temperature: float
-    scale: float
-    t_min: float
-    dataset_sha256: str
-    example_positions: Sequence[Sequence[Sequence[float]]]
-    bond_ranges: Sequence[tuple[float, float]]
-    training: Mapping[str, Any]
-    experts: tuple[ExpertDescription, ...] = ()
+    network: Annotated[NetworkConfig, _network]
+    example_positions: Annotated[NDArray[np.float64], checks.array]
+    experts: Annotated[tuple[ExpertDescription, ...], _experts] = ()
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "scale", "t_min"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
-                raise InvalidInputError(f"{name} is {value!r}; it must be a positive number")
-        shape = np.shape(self.example_positions)
-        if len(shape) != 3 or not shape[0] or shape[1:] != (self.topology.n_beads, self.n_dims):
-            raise InvalidInputError(
-                f"example_positions have shape {shape}; they must be at least one frame of shape "
-                f"({self.topology.n_beads}, {self.n_dims})"
+        super().__post_init__()
+        shape = self.example_positions.shape
+        if len(shape) != 3 or not shape[0] or shape[1:] != (self.n_beads, self.n_dims):
+            raise checks.invalid(
+                "example_positions",
+                f"of shape {shape}",
+                f"at least one frame of shape ({self.n_beads}, {self.n_dims})",
             )
-
-    def to_json(self) -> str:
-        """Return the description as JSON."""
-        return json.dumps(self._to_dict(), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelDescription:
-        """Read the output of :meth:`to_json`.
-
-        Raises
-        ------
-        ModelFileError
-            If it is of another schema version, or an entry is missing or wrong.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ModelFileError(f"the header is not JSON ({error})") from error
-        return cls._from_dict(content)
-
-    def _to_dict(self) -> dict[str, Any]:
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        content["network"] = dataclasses.asdict(self.network)
-        content["experts"] = [dataclasses.asdict(expert) for expert in self.experts]
-        content["schedule"] = dataclasses.asdict(self.schedule)
-        content["topology"] = self.topology.to_dict()
-        return {"schema_version": SCHEMA_VERSION, **content}
-
-    @classmethod
-    def _from_dict(cls, header: Mapping[str, Any]) -> ModelDescription:
-        version = header.get("schema_version") if isinstance(header, Mapping) else None
-        if version != SCHEMA_VERSION:
-            raise ModelFileError(
-                f"the weights have schema version {version}; this package reads {SCHEMA_VERSION}"
-            )
-        try:
-            content = dict(header)
-            del content["schema_version"]
-            description = cls(
-                network=_network_config(content.pop("network")),
-                # Files of the first version know no mixtures.
-                experts=tuple(_expert(expert) for expert in content.pop("experts", ())),
-                schedule=VPSchedule(**content.pop("schedule")),
-                topology=BeadTopology.from_dict(content.pop("topology")),
-                **content,
-            )
-        except (LookupError, TypeError, ValueError) as error:
-            raise ModelFileError(f"the header does not describe a model ({error!r})") from error
-        return description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +107,12 @@ class TrainedModel:
     ----------
     model : ScoreModel
         Network, in evaluation mode.
-    description : ModelDescription
+    description : WeightsDescription
         What it is and what it was trained on.
     """
 
     model: ScoreModel
-    description: ModelDescription
+    description: WeightsDescription
 
 
 def save_weights(trained: TrainedModel, path: str | os.PathLike[str]) -> None:
@@ -183,7 +127,7 @@ def save_weights(trained: TrainedModel, path: str | os.PathLike[str]) -> None:
     """
     state = trained.model.state_dict()
     tensors = {name: value.detach().contiguous() for name, value in state.items()}
-    write_tensors(path, tensors, key=_HEADER_KEY, header=trained.description._to_dict())
+    write_tensors(path, tensors, key=_HEADER_KEY, header=trained.description.to_dict())
 
 
 def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
@@ -211,9 +155,9 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
     except InvalidInputError as error:
         raise ModelFileError(f"{os.fspath(path)} is not a weights file: {error}") from error
     try:
-        description = ModelDescription._from_dict(header)
+        description = WeightsDescription.from_dict(header)
         model = _build(description)
-        dtype = next(iter(tensors.values())).dtype
+        dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
         model.to(dtype).load_state_dict(tensors)
     # Sizes and types of a damaged header fail in the constructors of the layers.
     except (ScoreMDError, RuntimeError, StopIteration, TypeError, ValueError) as error:
@@ -221,7 +165,7 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
     return TrainedModel(model.eval(), description)
 
 
-def _build(description: ModelDescription) -> ScoreModel:
+def _build(description: WeightsDescription) -> ScoreModel:
     if not description.experts:
         return _build_network(description, description.network)
     return TimePartitionedMixture(
@@ -232,22 +176,11 @@ def _build(description: ModelDescription) -> ScoreModel:
     )
 
 
-def _build_network(description: ModelDescription, network: NetworkConfig) -> ScoreModel:
+def _build_network(description: WeightsDescription, network: NetworkConfig) -> ScoreModel:
     return build_model(
         network,
-        n_beads=description.topology.n_beads,
+        n_beads=description.n_beads,
         n_dims=description.n_dims,
         schedule=description.schedule,
+        topology=description.topology,
     )
-
-
-def _network_config(content: Mapping[str, Any]) -> NetworkConfig:
-    entries = dict(content)
-    for name in ("vocabularies", "widths"):
-        entries[name] = tuple(entries[name])
-    return NetworkConfig(**entries)
-
-
-def _expert(content: Mapping[str, Any]) -> ExpertDescription:
-    entries = dict(content)
-    return ExpertDescription(network=_network_config(entries.pop("network")), **entries)

@@ -20,8 +20,8 @@ from openmm_scoremd.refinement.energy_fit import SimulatedFrames
 RECORD = "refinement.json"
 
 
-def read_record(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what a folder's refinement is of, and what it says about its rounds.
+def read_record(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
+    """Return what a refinement is of, what it says about its rounds, and how often the next failed.
 
     Raises
     ------
@@ -31,14 +31,16 @@ def read_record(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     path = folder / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content["of"], content["rounds"]
+        return content["of"], content["rounds"], int(content.get("failed", 0))
     except (ValueError, LookupError, TypeError) as error:
         raise _damaged(path, error) from error
 
 
-def write_record(folder: Path, of: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
+def write_record(
+    folder: Path, of: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], *, failed: int = 0
+) -> None:
     """Write what :func:`read_record` reads."""
-    write_json(folder / RECORD, {"of": of, "rounds": rounds})
+    write_json(folder / RECORD, {"of": of, "rounds": rounds, "failed": failed})
 
 
 def save_simulated(

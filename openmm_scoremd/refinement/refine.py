@@ -11,7 +11,6 @@ priors, and no frames but those of the training.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Callable
@@ -23,21 +22,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
 from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
-from openmm_scoremd.errors import CheckpointError, ConfigurationError, DatasetError
+from openmm_scoremd.errors import (
+    CheckpointError,
+    DatasetError,
+    NumericalError,
+)
 from openmm_scoremd.export.export import FORCE_TIME, export_torchscript
-from openmm_scoremd.model_file import Backend, ScoreModelFile
-from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.factory import require_energy_model
+from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import network_at
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel, load_weights, save_weights
+from openmm_scoremd.models.weights import (
+    TrainedModel,
+    WeightsDescription,
+    load_weights,
+    save_weights,
+)
 from openmm_scoremd.refinement.energy_fit import (
     EnergyFit,
     FitReport,
-    FitSettings,
     Frames,
     SimulatedFrames,
 )
@@ -49,7 +55,9 @@ from openmm_scoremd.refinement.folder import (
     save_simulated,
     write_record,
 )
-from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.refinement.settings import RefinementSettings
+from openmm_scoremd.simulation.run.in_memory import WatchedFrames, simulate_in_memory
+from openmm_scoremd.simulation.run.settings import derived_seed
 
 WEIGHTS = "weights.safetensors"
 
@@ -57,80 +65,6 @@ FloatArray = NDArray[np.float64]
 
 #: Called as ``progress(done, in_all, text)``; each round counts 2: its simulation and its fit.
 Progress = Callable[[float, int, str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class RefinementSettings:
-    """How often to simulate, and how.
-
-    Attributes
-    ----------
-    rounds : int
-        Simulations, each followed by a fit.
-    replicas : int
-        Copies of the molecule.
-    steps : int
-        Time steps of every copy in a round; a round begins where the one before ended.
-    interval : int
-        Time steps between frames.
-    discarded : float
-        Part of every round that is not used, while the replicas forget where they began.
-    timestep : float, ps
-        Time step.
-    friction : float, 1/ps
-        Friction.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class.
-    regions : int
-        Regions of shape whose populations are compared.
-    seed : int
-        Seed of everything.
-    fit : FitSettings
-        How the energy is changed in a round.
-
-    Raises
-    ------
-    ConfigurationError
-        If a number is out of range.
-    """
-
-    rounds: int = 4
-    replicas: int = 100
-    steps: int = 15_000
-    interval: int = 50
-    discarded: float = 0.25
-    timestep: float = 0.002
-    friction: float = 1.0
-    backend: Backend = "auto"
-    regions: int = 32
-    seed: int = 0
-    fit: FitSettings = dataclasses.field(default_factory=FitSettings)
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "replicas", "steps", "interval"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.regions < 2:
-            raise ConfigurationError(f"regions is {self.regions}; it must be at least 2")
-        if not 0.0 <= self.discarded < 1.0:
-            raise ConfigurationError(
-                f"discarded is {self.discarded}; it must be at least 0 and below 1"
-            )
-        if self.frames_per_replica < 1:
-            raise ConfigurationError(
-                f"{self.steps} steps with a frame every {self.interval} leave no frame; "
-                "simulate longer, or lower interval"
-            )
-
-    @property
-    def frames_per_replica(self) -> int:
-        """Frames of a replica and round that are used."""
-        return self.steps // self.interval - self.frames_discarded
-
-    @property
-    def frames_discarded(self) -> int:
-        """Frames of a replica and round that are not."""
-        return math.ceil(self.steps // self.interval * self.discarded)
 
 
 def refine(
@@ -172,7 +106,10 @@ def refine(
     DatasetError
         If it is not the dataset of the training.
     NumericalError
-        If simulation or loss are not finite, or the simulation is nowhere near the data.
+        If replicas break more often than they simulate, the loss is not finite, or the simulation
+        is nowhere near the data. The same call again tries that round with another seed.
+    KeyboardInterrupt
+        After Ctrl-C; the same call again goes on with the round that was interrupted.
     """
     refinement = _Refinement(Path(weights), Path(data), Path(folder), settings)
     return refinement.run(progress or (lambda _done, _total, _text: None))
@@ -188,7 +125,7 @@ class _Refinement:
         self.dataset = _training_frames(self.trained.description, data)
         _network(self.trained)  # an error before all the work
         self.folder = folder
-        self.rounds = self._begin()
+        self.rounds, self.failed = self._begin()
         self.region = region_of_frames(self.dataset.positions, regions=settings.regions)
 
     def run(self, progress: Progress) -> Path:
@@ -203,26 +140,32 @@ class _Refinement:
             def fitting(part: float, number: int = number) -> None:
                 progress(2 * number + 1 + part, total, "fitting")
 
-            frames = self._simulate(number, simulating)
-            report, simulated = self._fit(trained, frames, number, fitting)
-            save_simulated(self.folder, number, simulated, last_positions=frames[:, -1])
+            try:
+                frames = self._simulate(number, simulating)
+                report, simulated = self._fit(trained, frames, number, fitting)
+            except NumericalError:
+                self.failed += 1
+                write_record(self.folder, self._identity(), self.rounds, failed=self.failed)
+                raise
+            last = frames.positions[:, -1]
+            save_simulated(self.folder, number, simulated, last_positions=last)
             self._finish_round(trained, report, time.perf_counter() - began)
         return self._finish()
 
-    def _begin(self) -> list[dict[str, Any]]:
-        """Return the rounds that are done, from the record in the folder."""
+    def _begin(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the rounds that are done, and how often the next one failed, from the record."""
         if (self.folder / RECORD).exists():
-            found, rounds = read_record(self.folder)
+            found, rounds, failed = read_record(self.folder)
             if found != self._identity():
                 raise CheckpointError(
                     f"{self.folder} holds a refinement of other files or with other settings; "
                     "give the same, or a new folder"
                 )
-            return rounds
+            return rounds, failed
         if self.folder.exists() and any(self.folder.iterdir()):
             raise CheckpointError(f"{self.folder} is not empty and holds no refinement")
         self.folder.mkdir(parents=True, exist_ok=True)
-        return []
+        return [], 0
 
     def _identity(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.settings)
@@ -237,26 +180,21 @@ class _Refinement:
             return self.inputs["weights"]
         return self.folder / f"round_{number - 1}.safetensors"
 
-    def _simulate(self, number: int, progress: Callable[[float], None]) -> FloatArray:
-        """Return frames (replicas, frames, N, 3) of one round, all of them."""
-        settings = self.settings
+    def _simulate(self, number: int, progress: Callable[[float], None]) -> WatchedFrames:
+        """Return all frames of one round."""
         path = export_torchscript(self._weights(number), self.folder / f"simulated_{number}.pt")
-        simulation = ReplicaSimulation(
+        return simulate_in_memory(
             ScoreModelFile(path),
-            replicas=settings.replicas,
-            seed=settings.seed + number,
-            timestep=settings.timestep,
-            friction=settings.friction,
-            backend=settings.backend,
+            self.settings.run_settings(self._seed(number)),
+            self._start(number),
+            failures=self.folder,
+            progress=progress,
         )
-        simulation.set_positions(self._start(number))
-        n = settings.steps // settings.interval
-        frames = []
-        for i in range(n):
-            simulation.step(settings.interval)
-            frames.append(simulation.positions)
-            progress((i + 1) / n)
-        return np.stack(frames, axis=1)
+
+    def _seed(self, number: int) -> int:
+        seed = self.settings.seed
+        # What failed is not to fail again in the same way.
+        return derived_seed(seed, number, self.failed) if self.failed else seed + number
 
     def _start(self, number: int) -> FloatArray:
         if number > 0:
@@ -265,19 +203,18 @@ class _Refinement:
         rng = np.random.default_rng(self.settings.seed)
         weights = spreading_weights(self.dataset.positions)
         chosen = rng.choice(self.dataset.n_frames, self.settings.replicas, p=weights)
-        frames = np.zeros((len(chosen), self.dataset.n_beads, 3))
-        frames[..., : self.dataset.n_dims] = self.dataset.positions[chosen]
-        return frames
+        frames = torch.from_numpy(self.dataset.positions[chosen]).double()
+        return np.asarray(self.trained.description.padded(frames))
 
     def _fit(
         self,
         trained: TrainedModel,
-        frames: FloatArray,
+        frames: WatchedFrames,
         number: int,
         progress: Callable[[float], None],
     ) -> tuple[FitReport, SimulatedFrames]:
         """Change the network of ``trained``; return what it was simulated to do, too."""
-        description, scale = trained.description, trained.description.scale
+        description = trained.description
         network = _network(trained)
         fit = EnergyFit(
             network,
@@ -286,33 +223,40 @@ class _Refinement:
             times=_times(description, network),
             augmentation=_augmentation(description),
             settings=self.settings.fit,
-            seed=self.settings.seed + number,
+            seed=self._seed(number),
         )
-        positions = self._used(frames, centred=network.translation_invariant)
+        x = description.to_network(self._used(frames))
+        positions = description.to_nanometers(x)[..., : description.n_dims].numpy()
         region = region_of_nearest(positions, reference=self.dataset.positions, region=self.region)
-        standardised = _standardised(positions, scale)
+        standardised = x.float()
         simulated = SimulatedFrames(
             standardised, torch.from_numpy(region), fit.energies(standardised)
         )
         earlier = [load_simulated(self.folder, i) for i in range(number)]
         pooled = fit.pooled(earlier, simulated)
-        data = Frames(_standardised(self.dataset.positions, scale), torch.from_numpy(self.region))
+        data = Frames(
+            description.to_network(self.dataset.positions).float(), torch.from_numpy(self.region)
+        )
         network.requires_grad_(True)
         report = fit.run(data, pooled, progress=lambda done, total: progress(done / total))
         return report, simulated
 
-    def _used(self, frames: FloatArray, *, centred: bool) -> FloatArray:
-        """Return the frames of a round that count, shape (frames, N, D)."""
-        used = frames[:, self.settings.frames_discarded :, :, : self.dataset.n_dims]
-        used = used.reshape(-1, *used.shape[2:])
-        return used - used.mean(axis=1, keepdims=True) if centred else used
+    def _used(self, frames: WatchedFrames) -> FloatArray:
+        """Return the frames of a round that count, shape (frames, N, 3)."""
+        usable = frames.usable(self.settings.frames_discarded)
+        if not usable.any():
+            raise NumericalError(
+                f"{len(frames.breaks.restarts)} restarts left no frame of a round; use a shorter "
+                "time step, or train the network better first"
+            )
+        return frames.positions[usable]
 
     def _finish_round(self, trained: TrainedModel, report: FitReport, seconds: float) -> None:
         number = len(self.rounds)
         row = {**dataclasses.asdict(report), "seconds": round(seconds, 1)}
         rounds = [*self.rounds, row]
         save_weights(self._described(trained, rounds), self.folder / f"round_{number}.safetensors")
-        self.rounds = rounds
+        self.rounds, self.failed = rounds, 0
         # Last: with this the round is done.
         write_record(self.folder, self._identity(), rounds)
 
@@ -342,7 +286,7 @@ class _Refinement:
         return path
 
 
-def _training_frames(description: ModelDescription, path: Path) -> CGDataset:
+def _training_frames(description: WeightsDescription, path: Path) -> CGDataset:
     """Return the frames that training saw."""
     dataset = load_dataset(path)
     if sha256_of_file(path) != description.dataset_sha256:
@@ -354,7 +298,7 @@ def _training_frames(description: ModelDescription, path: Path) -> CGDataset:
     return dataset.subset(np.sort(training))
 
 
-def _augmentation(description: ModelDescription) -> Literal["rotation", "none"]:
+def _augmentation(description: WeightsDescription) -> Literal["rotation", "none"]:
     return (
         "none" if description.training["config"]["data"]["augmentation"] == "none" else "rotation"
     )
@@ -365,7 +309,7 @@ def _network(trained: TrainedModel) -> EnergyModel:
     return require_energy_model(network_at(trained.model, FORCE_TIME))
 
 
-def _times(description: ModelDescription, network: EnergyModel) -> Callable[[Tensor], Tensor]:
+def _times(description: WeightsDescription, network: EnergyModel) -> Callable[[Tensor], Tensor]:
     """Return how diffusion times of the network are drawn, as in its training."""
     shape, t_max = description.network, network.t_max
     if description.experts:
@@ -374,7 +318,3 @@ def _times(description: ModelDescription, network: EnergyModel) -> Callable[[Ten
     if shape.noise_floor is None:
         return UniformTimes(FORCE_TIME, t_max)
     return BalancedTimes(description.schedule, shape.noise_floor, FORCE_TIME, t_max)
-
-
-def _standardised(positions: NDArray[np.floating], scale: float) -> Tensor:
-    return torch.from_numpy(np.asarray(positions / scale, dtype=np.float32))

@@ -17,11 +17,9 @@ from openmm_scoremd.diffusion.overdamped_langevin import (
     sample_time_parallel_trajectory,
 )
 from openmm_scoremd.diffusion.sampler import Progress
-from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.step_size import largest_curvature, physical_timestep, require_stable
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.sampling.reverse_diffusion import draw_frames
-from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -69,7 +67,7 @@ class Trajectory:
     Attributes
     ----------
     positions : ndarray, shape (chains, frames, N, 3), nm
-        Frames; molecules are centred, 2-D models have z = 0.
+        Frames; centred if the model is translation invariant, 2-D models have z = 0.
     t : float
         Diffusion time.
     step_size : float
@@ -123,12 +121,12 @@ def draw_start(
     """
     time = torch.full((n,), checked_time(metadata, t), dtype=torch.float64)
     frames = draw_frames(score_fn, metadata, n, generator=generator)
-    x0 = torch.from_numpy(frames[..., : metadata.n_dims] / metadata.scale)
+    x0 = metadata.to_network(frames)
     noise = torch.randn(
         x0.shape, generator=generator, device=generator.device, dtype=torch.float64
     ).cpu()
-    noise = _centred(noise) if metadata.is_molecule else noise
-    return _positions(VPSchedule(*metadata.schedule).noise_sample(x0, time, noise), metadata)
+    blurred = metadata.schedule.noise_sample(x0, time, metadata.centred(noise))
+    return np.asarray(metadata.to_nanometers(blurred))
 
 
 def draw_trajectory(
@@ -174,13 +172,12 @@ def draw_trajectory(
     """
     settings = TrajectorySettings() if settings is None else settings
     t = checked_time(metadata, settings.t)
-    if isinstance(start, int):
+    if isinstance(start, (int, np.integer)):
         start = draw_start(score_fn, metadata, start, generator=generator, t=t)
     x0 = _standardised(start, metadata).to(generator.device)
     curvature = largest_curvature(score_fn, x0[:_CURVATURE_FRAMES], t=t)
     step_size = _step_size(settings, curvature)
     require_stable(step_size, curvature)
-    project = _centred if metadata.is_molecule else None
     n_steps = calls = n_frames * settings.steps_per_frame
     if settings.window == 1:
         frames = sample_denoising_trajectory(
@@ -192,7 +189,7 @@ def draw_trajectory(
             generator=generator,
             steps_per_frame=settings.steps_per_frame,
             temperature_ratio=settings.temperature_ratio,
-            project=project,
+            project=metadata.centred,
             progress=progress,
         )
     else:
@@ -207,11 +204,12 @@ def draw_trajectory(
             steps_per_frame=settings.steps_per_frame,
             tolerance=settings.tolerance,
             temperature_ratio=settings.temperature_ratio,
-            project=project,
+            project=metadata.centred,
             progress=progress,
         )
         frames, calls = found.frames, found.iterations
-    return Trajectory(_positions(frames, metadata), t, step_size, curvature, n_steps, calls)
+    positions = metadata.to_nanometers(frames).cpu().numpy()
+    return Trajectory(positions, t, step_size, curvature, n_steps, calls)
 
 
 def trajectory_timestep(metadata: ModelMetadata, step_size: float, *, friction: float) -> float:
@@ -240,7 +238,7 @@ def trajectory_timestep(metadata: ModelMetadata, step_size: float, *, friction: 
         mass=mean_mass(metadata),
         friction=friction,
         scale=metadata.scale,
-        thermal_energy=thermal_energy(metadata.temperature),
+        thermal_energy=metadata.thermal_energy,
     )
 
 
@@ -280,15 +278,4 @@ def _standardised(start: FloatArray, metadata: ModelMetadata) -> Tensor:
         raise InvalidInputError(
             f"start has shape {frames.shape}; it must be (chains, {metadata.n_beads}, 3)"
         )
-    x = torch.from_numpy(frames[..., : metadata.n_dims] / metadata.scale)
-    return x.to(getattr(torch, metadata.dtype))
-
-
-def _positions(x: Tensor, metadata: ModelMetadata) -> FloatArray:
-    positions = np.zeros((*x.shape[:-1], 3))
-    positions[..., : metadata.n_dims] = metadata.scale * x.double().cpu().numpy()
-    return positions
-
-
-def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(dim=1, keepdim=True)
+    return metadata.to_network(frames).to(getattr(torch, metadata.dtype))

@@ -12,7 +12,6 @@ from torch import Tensor
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress, sample_dpm_solver, sample_reverse_sde
-from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -62,7 +61,7 @@ def draw_frames(
     Returns
     -------
     ndarray, shape (n, N, 3), nm
-        Frames; molecules are centred, 2-D models have z = 0.
+        Frames; centred if the model is translation invariant, 2-D models have z = 0.
 
     Raises
     ------
@@ -81,13 +80,13 @@ def draw_frames(
         count = min(batch_size, n - first)
         x = _SOLVERS[solver](
             score_fn,
-            VPSchedule(*metadata.schedule),
+            metadata.schedule,
             shape=(count, metadata.n_beads, metadata.n_dims),
             generator=generator,
             n_steps=steps,
             t_min=metadata.t_min,
             dtype=getattr(torch, metadata.dtype),
-            project=_centred if metadata.is_molecule else None,
+            project=metadata.centred,
             progress=_overall(progress, first, count, n),
         )
         batches.append(_positions(x, metadata))
@@ -106,8 +105,7 @@ def _overall(progress: Progress | None, first: int, count: int, n: int) -> Progr
 
 
 def _positions(x: Tensor, metadata: ModelMetadata) -> FloatArray:
-    positions = np.zeros((len(x), metadata.n_beads, 3))
-    positions[..., : metadata.n_dims] = metadata.scale * x.double().cpu().numpy()
+    positions: FloatArray = metadata.to_nanometers(x).cpu().numpy()
     broken = int((~np.isfinite(positions)).any(axis=(1, 2)).sum())
     if broken:
         raise NumericalError(
@@ -115,7 +113,3 @@ def _positions(x: Tensor, metadata: ModelMetadata) -> FloatArray:
             "does not help, the model is not usable"
         )
     return positions
-
-
-def _centred(x: Tensor) -> Tensor:
-    return x - x.mean(dim=1, keepdim=True)

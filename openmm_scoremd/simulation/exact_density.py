@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmm_scoremd.diffusion.flow_map import FlowMap, Mapped
-from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -49,10 +47,8 @@ class ModelDensity:
                 f"{model.path} has no energy at some diffusion times; the density of frames needs "
                 "networks that are all conservative"
             )
-        self._kt = thermal_energy(model.temperature)
         metadata = model.metadata
-        schedule = VPSchedule(*metadata.schedule)
-        self._map = FlowMap(self._reduced, schedule, t_min=metadata.t_min, n_steps=n_steps)
+        self._map = FlowMap(self._reduced, metadata.schedule, t_min=metadata.t_min, n_steps=n_steps)
 
     def sample(self, n: int, *, seed: int) -> tuple[FloatArray, FloatArray]:
         """Draw frames.
@@ -67,7 +63,7 @@ class ModelDensity:
         Returns
         -------
         frames : ndarray, shape (n, N, 3), nm
-            Frames; molecules are centred, 2-D models have z = 0.
+            Frames; centred if the model is translation invariant, 2-D models have z = 0.
         log_density : ndarray, shape (n,)
             Log-density up to a constant; NaN where noise could not be mapped to a frame.
 
@@ -82,11 +78,9 @@ class ModelDensity:
         generator = torch.Generator().manual_seed(seed)
         shape = (n, metadata.n_beads, metadata.n_dims)
         z = self._map.last_noise * torch.randn(shape, generator=generator, dtype=torch.float64)
-        z = z - z.mean(dim=1, keepdim=True) if metadata.is_molecule else z
+        z = metadata.centred(z)
         mapped = self._map.to_data(z)
-        frames = np.zeros((n, metadata.n_beads, 3))
-        frames[..., : metadata.n_dims] = metadata.scale * mapped.y.numpy()
-        return frames, self._log_density(z, mapped)
+        return metadata.to_nanometers(mapped.y).numpy(), self._log_density(z, mapped)
 
     def log_density(self, frames: FloatArray) -> FloatArray:
         """Return the log-density of frames up to the same constant, shape (F,).
@@ -94,16 +88,14 @@ class ModelDensity:
         Parameters
         ----------
         frames : ndarray, shape (F, N, 3), nm
-            Frames; where a molecule is does not matter, nor does z of 2-D models.
+            Frames; z of 2-D models does not matter.
 
         Returns
         -------
         ndarray, shape (F,)
             Minus infinity for frames that :meth:`sample` cannot draw.
         """
-        metadata = self.model.metadata
-        y = torch.from_numpy(frames[..., : metadata.n_dims] / metadata.scale)
-        y = y - y.mean(dim=1, keepdim=True) if metadata.is_molecule else y
+        y = self.model.metadata.to_network(frames)
         mapped = self._map.to_noise(y)
         found = self._log_density(mapped.y, mapped)
         drawn = self._map.returns(y, mapped.y).numpy() & np.isfinite(found)
@@ -116,8 +108,6 @@ class ModelDensity:
 
     def _reduced(self, y: Tensor, t: float) -> Tensor:
         metadata = self.model.metadata
-        positions = y * metadata.scale
-        if metadata.n_dims < 3:
-            positions = torch.nn.functional.pad(positions, (0, 3 - metadata.n_dims))
         time = torch.tensor(t, dtype=torch.float64)
-        return self._levels.energies(positions.reshape(-1, 3), time) / self._kt
+        positions = metadata.to_nanometers(y).reshape(-1, 3)
+        return self._levels.energies(positions, time) / metadata.thermal_energy

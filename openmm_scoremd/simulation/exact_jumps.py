@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.simulation.exact_density import ModelDensity
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run.settings import derived_seed
+from openmm_scoremd.simulation.run.settings import derived_seed, whole_number
 from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -49,13 +49,13 @@ class ExactJumps:
                 "forces were added to the simulation, and their energies are not known for each "
                 "replica; jump without them"
             )
-        if simulation.model.n_beads != density.model.n_beads or seed < 0:
+        if simulation.model.n_beads != density.model.n_beads:
             raise InvalidInputError(
                 f"the simulation has {simulation.model.n_beads} beads, the density "
-                f"{density.model.n_beads}, and the seed is {seed}; beads must be the same and the "
-                "seed 0 or larger"
+                f"{density.model.n_beads}; they must be the same"
             )
-        self._simulation, self._density, self._seed = simulation, density, seed
+        self._simulation, self._density = simulation, density
+        self._seed = whole_number("seed", seed, 0)
         self.attempts = self.accepted = 0
         self._calls = 0
 
@@ -74,9 +74,9 @@ class ExactJumps:
         self._calls += 1
         frames, new_density = self._density.sample(simulation.replicas, seed=draws)
         centres = positions.mean(axis=1, keepdims=True)
-        molecule = simulation.model.metadata.is_molecule
+        movable = simulation.model.metadata.translation_invariant
         drawn = np.isfinite(new_density) & np.isfinite(frames).all(axis=(1, 2))
-        frames = np.where(drawn[:, None, None], frames + centres * molecule, positions)
+        frames = np.where(drawn[:, None, None], frames + centres * movable, positions)
         old_density = self._density.log_density(positions)
         change = simulation.model_energies(frames) - simulation.model_energies(positions)
         # From minus infinity, where no frame can be drawn, there is no way out: NaN, too, is less.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.simulation.run.settings import whole_number
 from openmm_scoremd.units import thermal_energy
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -33,8 +34,9 @@ class ReplicaExchange:
     Parameters
     ----------
     levels : sequence of ReplicaSimulation
-        At least two, neighbours next to each other, with positions set. What they have at the time
-        of an exchange counts, so parameters may be changed in between.
+        At least two, neighbours next to each other, with positions set, each made with a seed of
+        its own. What they have at the time of an exchange counts, so parameters may be changed in
+        between.
     seed : int
         Seed of the decisions, 0 or larger.
 
@@ -99,8 +101,8 @@ class ReplicaExchange:
         NumericalError
             If a coordinate became NaN or infinite.
         """
-        if sweeps < 1 or steps < 1:
-            raise InvalidInputError(f"sweeps is {sweeps}, steps {steps}; both must be positive")
+        whole_number("sweeps", sweeps, 1)
+        whole_number("steps", steps, 1)
         for _ in range(sweeps):
             for level in self.levels:
                 level.step(steps)
@@ -150,9 +152,9 @@ class ReplicaExchange:
 def _check(levels: Sequence[ReplicaSimulation], seed: int) -> None:
     if len(levels) < 2:
         raise InvalidInputError(f"there are {len(levels)} levels; an exchange needs two or more")
-    if seed < 0:
-        raise InvalidInputError(f"seed is {seed}; it must be 0 or larger")
+    whole_number("seed", seed, 0)
     first = levels[0]
+    seeds: dict[int, int] = {}
     for index, level in enumerate(levels):
         if level.replicas != first.replicas or level.model.n_beads != first.model.n_beads:
             raise InvalidInputError(
@@ -168,4 +170,9 @@ def _check(levels: Sequence[ReplicaSimulation], seed: int) -> None:
             raise InvalidInputError(
                 f"forces were added to level {index} that do not cancel in an exchange with level "
                 "0; add the same to all levels, which must then have one temperature"
+            )
+        if (other := seeds.setdefault(level.seed, index)) != index:
+            raise InvalidInputError(
+                f"levels {other} and {index} have the same seed, {level.seed}, and so the same "
+                "noise; make every level with a seed of its own"
             )

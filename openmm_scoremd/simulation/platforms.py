@@ -37,6 +37,11 @@ def choose_platform(name: str | None) -> openmm.Platform:
     return openmm.Platform.getPlatformByName(name)
 
 
+def available_platform(name: str | None) -> str | None:
+    """Return the name of a platform, or None where this OpenMM has it not."""
+    return name if name in _platform_names() else None
+
+
 def _platform_names() -> list[str]:
     count = openmm.Platform.getNumPlatforms()
     return [openmm.Platform.getPlatform(index).getName() for index in range(count)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import openmm
-import openmm.app as app
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
+from openmm_scoremd._renamed import keep_old_attribute
 from openmm_scoremd.artifact.noise_levels import (
     SCALE_PARAMETER,
     TIME_PARAMETER,
@@ -24,7 +23,14 @@ from openmm_scoremd.artifact.noise_levels import (
 )
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import Backend, ScoreModelFile, frames_in_nanometers
+from openmm_scoremd.simulation.contexts import (
+    NoiseStream,
+    interruptible,
+    langevin_integrator,
+    make_simulation,
+)
 from openmm_scoremd.simulation.platforms import choose_platform
+from openmm_scoremd.simulation.run.settings import whole_number
 from openmm_scoremd.trajectories.reporters import (
     Centring,
     ReplicaDCDReporter,
@@ -32,7 +38,7 @@ from openmm_scoremd.trajectories.reporters import (
     replica_paths,
     require_finite,
 )
-from openmm_scoremd.units import FloatOrQuantity, to_picoseconds
+from openmm_scoremd.units import FloatOrQuantity
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +49,10 @@ FloatArray: TypeAlias = NDArray[np.float64]
 PrepareSystem: TypeAlias = Callable[[openmm.System, Sequence[range]], None]
 
 _WARM_UP_CALLS = 3
+_LONG_TIMESTEP = 0.02  # ps
 
 
+@keep_old_attribute("potential_scale", "potential_factor")
 class ReplicaSimulation:
     """Langevin dynamics of ``replicas`` independent copies, the model called once for all.
 
@@ -67,13 +75,15 @@ class ReplicaSimulation:
         In ps.
     platform : str, optional
         OpenMM platform; see :func:`~.platforms.choose_platform` for the default.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class.
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
+        Who evaluates the model.
+    device : str, optional
+        PythonForce only: where the model runs, "cpu" also beside a GPU.
     prepare_system : callable, optional
         ``prepare_system(system, particles)`` adds whatever OpenMM has; ``particles[r]`` is the
         range of particles of replica ``r``. Forces that PLUMED or a metadynamics brings have to be
         there before the Context is made, too. See :func:`~.replica_forces.replicated`.
-    potential_scale : float, optional
+    potential_factor : float, optional
         Factor of the model's potential; the attribute of this name changes it later. None: 1 for
         good. At another one than 1 a warning is logged.
     diffusion_time : float, optional
@@ -88,7 +98,7 @@ class ReplicaSimulation:
         Hash of the forces that ``prepare_system`` added; empty if there are none.
     model : ScoreModelFile
         As given.
-    replicas : int
+    replicas, seed : int
         As given.
     temperature : float
         In K.
@@ -105,8 +115,9 @@ class ReplicaSimulation:
     Random numbers: Reference draws them for one particle after another from one generator of the
     process, CPU from one generator per thread, GPUs for every particle. How many are drawn depends
     on the number of particles and not on where they are, so that nothing that happens to one
-    replica changes another; two Reference simulations that advance in turns in one process share
-    the generator and do influence each other's noise.
+    replica changes another. On Reference, too, every simulation has noise of its own as long as it
+    advances by :meth:`step` (:class:`~openmm_scoremd.simulation.contexts.NoiseStream`); the
+    ``step`` of :attr:`simulation` takes what another simulation left.
     """
 
     def __init__(
@@ -120,41 +131,50 @@ class ReplicaSimulation:
         timestep: FloatOrQuantity = 0.002,
         platform: str | None = None,
         backend: Backend = "auto",
+        device: str | None = None,
         prepare_system: PrepareSystem | None = None,
-        potential_scale: float | None = None,
+        potential_factor: float | None = None,
         diffusion_time: float | None = None,
     ) -> None:
         self.model = model
-        self.replicas = replicas
+        self.replicas = whole_number("replicas", replicas, 1)
+        self.seed = whole_number("seed", seed, 0)
         self.temperature = model.check_temperature(
             model.temperature if temperature is None else temperature
         )
-        self._random = _random_generator(seed)
-        self._adjustable: Adjustable = "nothing" if potential_scale is None else "scale"
+        self._random = np.random.default_rng(self.seed)
+        self._adjustable: Adjustable = "nothing" if potential_factor is None else "scale"
         if diffusion_time is not None:
             self._adjustable = "scale-and-time"
         system = model.create_system(
-            replicas=replicas, backend=backend, adjustable=self._adjustable
+            replicas=self.replicas, backend=backend, device=device, adjustable=self._adjustable
         )
-        self.added_forces_sha256 = _prepared(system, prepare_system, replicas, model.n_beads)
-        integrator = _langevin_integrator(self.temperature, friction, timestep)
-        integrator.setRandomNumberSeed(self._next_seed())
-        topology = model.replica_topology(replicas)
-        self.simulation = _simulation(topology, system, integrator, choose_platform(platform))
-        if potential_scale is not None:
-            self.potential_scale = potential_scale
+        self.added_forces_sha256 = _prepared(system, prepare_system, self.replicas, model.n_beads)
+        integrator = langevin_integrator(self.temperature, friction, timestep, self._next_seed())
+        if integrator.getStepSize()._value > _LONG_TIMESTEP:
+            logger.warning(
+                "timestep is %g ps, %g fs: hardly any model is stable beyond %g ps",
+                integrator.getStepSize()._value,
+                1e3 * integrator.getStepSize()._value,
+                _LONG_TIMESTEP,
+            )
+        topology = model.replica_topology(self.replicas)
+        self.simulation = make_simulation(topology, system, integrator, choose_platform(platform))
+        self._noise = NoiseStream(self.simulation.context)
+        if potential_factor is not None:
+            self.potential_factor = potential_factor
         if diffusion_time is not None:
             self.diffusion_time = diffusion_time
 
     @property
-    def potential_scale(self) -> float:
+    def potential_factor(self) -> float:
         """Factor of the model's potential; of added forces it is none."""
         if self._adjustable == "nothing":
             return 1.0
         return float(self.simulation.context.getParameter(SCALE_PARAMETER))
 
-    @potential_scale.setter
-    def potential_scale(self, scale: float) -> None:
+    @potential_factor.setter
+    def potential_factor(self, scale: float) -> None:
         self._set_parameter(SCALE_PARAMETER, checked_scale(scale, self.model.temperature))
 
     @property
@@ -175,7 +195,7 @@ class ReplicaSimulation:
         Added forces are not in them. Errors are those of :meth:`ScoreModelFile.potential_energy`.
         """
         t = self.diffusion_time if self._adjustable == "scale-and-time" else None
-        return self.potential_scale * self.model.potential_energy(frames, t=t)
+        return self.potential_factor * self.model.potential_energy(frames, t=t)
 
     @property
     def current_step(self) -> int:
@@ -216,8 +236,9 @@ class ReplicaSimulation:
         TorchScript watches its first calls and computes with other code, that may round otherwise,
         from then on. After this a simulation is the same whether it was just made or went on.
         """
-        for _ in range(_WARM_UP_CALLS):
-            self.simulation.context.getState(forces=True)
+        with interruptible():
+            for _ in range(_WARM_UP_CALLS):
+                self.simulation.context.getState(forces=True)
 
     def set_positions(self, frames: ArrayLike) -> None:
         """Set all positions and draw new velocities from the seed.
@@ -240,7 +261,8 @@ class ReplicaSimulation:
             )
         context = self.simulation.context
         context.setPositions(checked.reshape(-1, 3))
-        context.setVelocitiesToTemperature(self.temperature, self._next_seed())
+        with interruptible():  # it asks for forces
+            context.setVelocitiesToTemperature(self.temperature, self._next_seed())
 
     def step(self, n_steps: int) -> None:
         """Advance all replicas, calling reporters on the way.
@@ -255,14 +277,40 @@ class ReplicaSimulation:
         NumericalError
             If a coordinate became NaN or infinite: found at every report of a
             :class:`ReplicaDCDReporter`, at the latest at the end of this call.
+        KeyboardInterrupt
+            After Ctrl-C.
         """
         try:
-            self.simulation.step(n_steps)
+            self.advance(n_steps)
         # OpenMM's CPU platform stops at NaN with a message that names no replica.
         except openmm.OpenMMException:
             require_finite(self.positions, step=self.current_step)
             raise
         require_finite(self.positions, step=self.current_step)
+
+    def advance(self, n_steps: int) -> None:
+        """Advance as :meth:`step`, without a look at the coordinates.
+
+        Raises
+        ------
+        openmm.OpenMMException
+            If OpenMM stops; its CPU platform does so at NaN.
+        KeyboardInterrupt
+            After Ctrl-C.
+        """
+        self._noise.take()
+        with interruptible():
+            self.simulation.step(n_steps)
+
+    def create_checkpoint(self) -> bytes:
+        """Return the state of the Context, random numbers included."""
+        self._noise.take()
+        return bytes(self.simulation.context.createCheckpoint())
+
+    def load_checkpoint(self, state: bytes) -> None:
+        """Go on from what :meth:`create_checkpoint` returned on the same platform and machine."""
+        self._noise.take()
+        self.simulation.context.loadCheckpoint(state)
 
     def add_reporter(self, reporter: Any) -> None:
         """Add a reporter of OpenMM or of this package."""
@@ -289,7 +337,8 @@ class ReplicaSimulation:
             If a file exists already or the interval is not positive.
         """
         paths = replica_paths(folder, self.replicas)
-        centring: Centring = "replica" if self.model.metadata.is_molecule else "none"
+        movable = self.model.metadata.translation_invariant
+        centring: Centring = "replica" if movable else "none"
         reporter = ReplicaDCDReporter(
             paths, interval, topology=self.model.bead_topology, centring=centring
         )
@@ -300,44 +349,14 @@ class ReplicaSimulation:
         context = self.simulation.context
         if name not in context.getParameters():
             raise InvalidInputError(
-                "the simulation has no such parameter; give potential_scale or diffusion_time when "
-                "it is made, and it can be changed afterwards"
+                "the simulation has no such parameter; give potential_factor or diffusion_time "
+                "when it is made, and it can be changed afterwards"
             )
         context.setParameter(name, value)
 
     def _next_seed(self) -> int:
         # To OpenMM 0 means "take the time as seed".
         return int(self._random.integers(1, 2**31 - 1))
-
-
-def _langevin_integrator(
-    temperature: float, friction: FloatOrQuantity, timestep: FloatOrQuantity
-) -> openmm.LangevinMiddleIntegrator:
-    step = to_picoseconds(timestep)
-    if not 0.0 < step < math.inf:
-        raise InvalidInputError(f"timestep is {step} ps; it must be positive, for example 0.002")
-    try:
-        relaxation_time = to_picoseconds(1.0 / friction)
-    except ZeroDivisionError:
-        relaxation_time = math.inf
-    if not 0.0 < relaxation_time < math.inf:
-        raise InvalidInputError(f"friction is {friction}; it must be positive (1/ps)")
-    return openmm.LangevinMiddleIntegrator(temperature, 1.0 / relaxation_time, step)
-
-
-def _simulation(
-    topology: app.Topology,
-    system: openmm.System,
-    integrator: openmm.Integrator,
-    platform: openmm.Platform,
-) -> app.Simulation:
-    try:
-        return app.Simulation(topology, system, integrator, platform)
-    except openmm.OpenMMException as error:
-        raise InvalidInputError(
-            f"OpenMM cannot simulate on platform {platform.getName()}: {error}; "
-            "choose another platform, or backend='pythonforce'"
-        ) from error
 
 
 def _prepared(
@@ -367,9 +386,3 @@ def _prepared(
 def _velocities(state: openmm.State) -> FloatArray:
     per_ps = unit.nanometer / unit.picosecond
     return np.asarray(state.getVelocities(asNumpy=True).value_in_unit(per_ps), dtype=np.float64)
-
-
-def _random_generator(seed: int) -> np.random.Generator:
-    if seed < 0:
-        raise InvalidInputError(f"seed is {seed}; it must be 0 or larger")
-    return np.random.default_rng(seed)

@@ -14,12 +14,15 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_scoremd._files.atomic import package_versions, write_json
-from openmm_scoremd.artifact.metadata import read_archive
+from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd._files.run_record import package_versions
 from openmm_scoremd.errors import InvalidInputError
-from openmm_scoremd.forces.create import Backend, available_backends
+from openmm_scoremd.forces.create import available_backends
+from openmm_scoremd.forces.options import Backend
 from openmm_scoremd.model_file import ScoreModelFile
+from openmm_scoremd.simulation.contexts import interruptible
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.simulation.run.settings import whole_number
 
 REPLICAS: Final = (1, 10, 100, 1000)
 TIMESTEP: Final = 0.002  # ps
@@ -149,7 +152,8 @@ def measure_speeds(
     replicas : sequence of int
         Numbers of replicas.
     platforms : sequence of str, optional
-        OpenMM platforms; by default all that can be used, CPU with torch's number of threads.
+        OpenMM platforms; by default all that can be used. CPU has as many threads as OpenMM takes
+        in a simulation, too (``OPENMM_CPU_THREADS`` changes that).
     sample_time : float
         Seconds for each combination, once it is warm; at least two steps are made.
 
@@ -163,11 +167,11 @@ def measure_speeds(
     InvalidInputError
         If a number of replicas is not positive, or a platform cannot be used.
     """
-    if not replicas or min(replicas) < 1:
-        raise InvalidInputError(f"replicas is {list(replicas)}; give positive numbers")
-    threads = torch.get_num_threads()
-    openmm.Platform.getPlatformByName("CPU").setPropertyDefaultValue("Threads", str(threads))
-    backends = available_backends(read_archive(model.path, sha256=model.sha256))
+    if not replicas:
+        raise InvalidInputError("replicas is empty; give at least one number")
+    for count in replicas:
+        whole_number("replicas", count, 1)
+    backends = available_backends(model)
     names = usable_platforms() if platforms is None else list(platforms)
     timings = [
         _timing(model, backend, name, count, sample_time)
@@ -175,7 +179,7 @@ def measure_speeds(
         for name in names
         for backend in backends
     ]
-    return Plan(tuple(timings), threads)
+    return Plan(tuple(timings), torch.get_num_threads())
 
 
 def write_plan(
@@ -245,5 +249,6 @@ def _timing(
 
 def _seconds(integrator: openmm.Integrator, n_steps: int) -> float:
     start = time.perf_counter()
-    integrator.step(n_steps)
+    with interruptible():
+        integrator.step(n_steps)
     return (time.perf_counter() - start) / n_steps

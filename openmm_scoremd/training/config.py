@@ -11,8 +11,11 @@ from typing import Any
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import network_family
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mixture import check_partition
+from openmm_scoremd.training.renamed import renamed_record
 from openmm_scoremd.training.sections import (
     DataConfig,
     FokkerPlanckConfig,
@@ -61,7 +64,7 @@ class ExpertConfig:
     name: str
     t_min: float
     t_max: float
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=GraphTransformerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
     optimizer: OptimizerConfig | None = None
@@ -123,7 +126,7 @@ class TrainingConfig:
 
     data: DataConfig
     title: str = "coarse-grained model"
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=GraphTransformerConfig)
     schedule: VPSchedule = dataclasses.field(default_factory=VPSchedule)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
@@ -154,10 +157,10 @@ class TrainingConfig:
             f"a multiple of hardware.devices, which is {self.hardware.devices}",
         )
         require(
-            not self.network.vocabularies,
-            "network.vocabularies",
-            self.network.vocabularies,
-            "empty: datasets hold no bead features yet",
+            not self.network.needs_features,
+            "network",
+            self.network,
+            "one without bead features (vocabularies: []): datasets hold none yet",
         )
         require(
             self.loss.time_distribution == "uniform" or self.network.noise_floor is not None,
@@ -319,11 +322,25 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ----------
     old, new : mapping
         Outputs of :func:`config_record`. Entries that the version which wrote ``old`` did not know
-        have their default values: what they do by default is what was done before.
+        have their default values: what they do by default is what was done before. Entries may have
+        former names.
     """
+    current, _ = renamed_record(old)
     defaults = config_record(TrainingConfig(DataConfig("")))
-    changed = sorted(_different_keys(_completed(old, defaults), new, ""))
+    # Entries of a network are those of its own family.
+    if "network" in current:
+        defaults["network"] = _network_defaults(current["network"])
+    changed = sorted(_different_keys(_completed(current, defaults), new, ""))
     return [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
+
+
+def _network_defaults(network: Any) -> dict[str, Any]:
+    try:
+        config_class = network_family(network["family"]).config_class
+    except (ConfigurationError, LookupError, TypeError):
+        return {}
+    record: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config_class())))
+    return record
 
 
 def _completed(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

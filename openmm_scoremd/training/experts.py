@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.models.weights import (
@@ -23,8 +23,8 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
     config_record,
     expert_config,
-    serving_experts,
 )
+from openmm_scoremd.training.renamed import renamed_record
 from openmm_scoremd.training.trainer import CHECKPOINT, WEIGHTS, Progress, Trainer
 
 logger = logging.getLogger(__name__)
@@ -110,13 +110,11 @@ def train_mixture(
         expert.name: train_expert(config, expert.name, folder, progress_of=progress_of)
         for expert in config.experts
     }
-    serving = serving_experts(config)
     path = combine_experts(
-        [weights[expert.name] for expert in serving],
-        [(expert.t_min, expert.t_max) for expert in serving],
+        [weights[expert.name] for expert in config.experts],
+        [(expert.t_min, expert.t_max) for expert in config.experts],
         Path(folder) / WEIGHTS,
         title=config.title,
-        stages=[path for name, path in weights.items() if name not in {e.name for e in serving}],
     )
     write_run_record(
         Path(folder),
@@ -134,7 +132,6 @@ def combine_experts(
     path: str | os.PathLike[str],
     *,
     title: str,
-    stages: Sequence[str | os.PathLike[str]] = (),
 ) -> Path:
     """Write networks trained one by one as one mixture.
 
@@ -143,13 +140,12 @@ def combine_experts(
     weights : sequence of path-like
         Weights files (``.safetensors``) of the experts.
     intervals : sequence of (float, float)
-        Diffusion times each serves.
+        Diffusion times each serves; the same twice for none. Such a stage, which others started
+        from, has no part in the mixture, but its training counts.
     path : path-like
         The mixture's weights file.
     title : str
         What the model is, for people.
-    stages : sequence of path-like
-        Weights that experts started from and that serve no times: their training counts, too.
 
     Returns
     -------
@@ -173,23 +169,21 @@ def combine_experts(
     _check_single_networks([Path(file) for file in weights], trained)
     _check_same_data([Path(file) for file in weights], trained)
     _check_trained_times([Path(file) for file in weights], trained, intervals)
-    order = sorted(range(len(trained)), key=lambda i: intervals[i])
+    serving = [i for i, (start, end) in enumerate(intervals) if start != end]
+    order = sorted(serving, key=lambda i: intervals[i])
     model = TimePartitionedMixture([Expert(trained[i].model, *intervals[i]) for i in order])
     lowest = trained[order[0]].description
-    descriptions = [trained[i].description for i in order]
     description = dataclasses.replace(
         lowest,
         title=title,
         t_min=intervals[order[0]][0],
+        translation_invariant=model.translation_invariant,
         experts=tuple(
             ExpertDescription(trained[i].description.network, *intervals[i]) for i in order
         ),
         training={
             "config": lowest.training.get("config", {}),
-            "results": _total(
-                [d.training.get("results", {}) for d in descriptions]
-                + [load_weights(file).description.training.get("results", {}) for file in stages]
-            ),
+            "results": _total([one.description.training.get("results", {}) for one in trained]),
             "versions": lowest.training.get("versions", {}),
             "experts": [
                 {"sha256": sha256_of_file(weights[i]), **trained[i].description.training}
@@ -231,8 +225,9 @@ def _check_single_networks(paths: Sequence[Path], trained: Sequence[TrainedModel
 
 def _check_same_data(paths: Sequence[Path], trained: Sequence[TrainedModel]) -> None:
     def data(model: TrainedModel) -> tuple[Any, ...]:
-        about, config = model.description, model.description.training.get("config", {})
-        split = (config.get("seed"), config.get("data", {}).get("held_back_fraction"))
+        about = model.description
+        config, _ = renamed_record(about.training.get("config", {}))
+        split = (config.get("seed"), config.get("data", {}).get("held_out_fraction"))
         return (about.dataset_sha256, about.scale, about.temperature, about.schedule, split)
 
     for path, other in zip(paths[1:], trained[1:], strict=True):
@@ -251,7 +246,7 @@ def _check_trained_times(
     for path, model, (start, end) in zip(paths, trained, intervals, strict=True):
         loss = model.description.training.get("config", {}).get("loss", {})
         low, high = model.description.t_min, loss.get("t_max", model.model.t_max)
-        if not low <= start < end <= high:
+        if start != end and not low <= start < end <= high:
             raise ConfigurationError(
                 f"{path} was trained on diffusion times {low} to {high}; "
                 f"it cannot serve {start} to {end}"

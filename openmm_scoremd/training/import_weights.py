@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.import_jax import load_jax_parameters
 from openmm_scoremd.models.weights import TrainedModel, save_weights
-from openmm_scoremd.training.config import TrainingConfig, expert_config
+from openmm_scoremd.training.config import TrainingConfig, expert_config, serving_experts
 from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.experts import combine_experts
 
@@ -31,7 +31,7 @@ def import_weights(
     ----------
     parameters : sequence of path-like
         One ``.npz`` (see :func:`openmm_scoremd.models.import_jax.load_jax_parameters`); of a
-        mixture, one for each expert in the order of the configuration.
+        mixture, one for each expert that serves any times, in the order of the configuration.
     config : TrainingConfig
         The network, the noise schedule, and the dataset that says which beads and, unless
         ``data.scale`` does, which length is 1 to the network.
@@ -52,11 +52,12 @@ def import_weights(
     ModelFileError
         If a file cannot be read, or its arrays are not those of the network.
     """
-    wanted = len(config.experts) or 1
+    experts = serving_experts(config)
+    wanted = len(experts) or 1
     if len(parameters) != wanted:
         raise ConfigurationError(
             f"{len(parameters)} parameter files for {wanted} network(s); give one for each "
-            f"({', '.join(expert.name for expert in config.experts) or 'the network'})"
+            f"({', '.join(expert.name for expert in experts) or 'the network'})"
         )
     dataset = load_dataset(config.data.path)
     if config.data.scale is None:
@@ -66,14 +67,14 @@ def import_weights(
             dataset.scale,
         )
     path = Path(output)
-    if not config.experts:
+    if not experts:
         _import_network(parameters[0], config, dataset, path)
         return path
     with tempfile.TemporaryDirectory() as folder:
         weights = [Path(folder) / f"{i}.safetensors" for i in range(wanted)]
-        for file, expert, weight in zip(parameters, config.experts, weights, strict=True):
+        for file, expert, weight in zip(parameters, experts, weights, strict=True):
             _import_network(file, expert_config(config, expert), dataset, weight)
-        intervals = [(expert.t_min, expert.t_max) for expert in config.experts]
+        intervals = [(expert.t_min, expert.t_max) for expert in experts]
         return combine_experts(weights, intervals, path, title=config.title)
 
 
@@ -91,6 +92,7 @@ def _import_network(
     description = describe_model(
         config,
         dataset,
+        model,
         dataset_sha256=sha256_of_file(config.data.path),
         results=origin,
     )

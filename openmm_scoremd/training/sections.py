@@ -17,7 +17,7 @@ class DataConfig:
     ----------
     path : str
         CG dataset (``.npz``).
-    held_back_fraction : float
+    held_out_fraction : float
         Part of the frames that training never sees, for evaluation; 0 to train on all.
     augmentation : {"rotation", "none"}
         Uniform random rotation of every frame in every batch, or nothing (toy systems).
@@ -27,15 +27,15 @@ class DataConfig:
     """
 
     path: str
-    held_back_fraction: float = 0.2
+    held_out_fraction: float = 0.2
     augmentation: Literal["rotation", "none"] = "rotation"
     scale: float | None = None
 
     def __post_init__(self) -> None:
         require(
-            0.0 <= self.held_back_fraction < 1.0,
-            "data.held_back_fraction",
-            self.held_back_fraction,
+            0.0 <= self.held_out_fraction < 1.0,
+            "data.held_out_fraction",
+            self.held_out_fraction,
             "at least 0 and below 1",
         )
         require(

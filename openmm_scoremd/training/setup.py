@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, split_frames
 from openmm_scoremd.data.regions import (
     region_of_frames,
     region_weights,
@@ -23,8 +23,8 @@ from openmm_scoremd.diffusion.weighting import (
     UniformTimes,
 )
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
-from openmm_scoremd.models.base import ScoreModel
-from openmm_scoremd.models.factory import build_model, require_energy_model
+from openmm_scoremd.models.base import ScoreModel, require_energy_model
+from openmm_scoremd.models.families import build_model
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.batches import BatchStream, RegionDraws
 from openmm_scoremd.training.compiled.parallel_steps import Division, divide_steps
@@ -58,6 +58,7 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
             n_beads=dataset.n_beads,
             n_dims=dataset.n_dims,
             schedule=config.schedule,
+            topology=dataset.topology,
         )
     # Torch's words for sizes beyond the memory, or beyond its integers.
     except (RuntimeError, MemoryError, OverflowError) as error:
@@ -66,13 +67,17 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
             "lower the sizes in network"
         ) from error
     if config.start_from is None:
+        scale = config.data.scale or dataset.scale
+        model.prepare(torch.from_numpy(_training_positions(config, dataset)) / scale)
         return model
     other = load_weights(config.start_from)
-    given = (other.description.topology.names, other.description.schedule)
-    if given != (dataset.topology.names, config.schedule):
+    difference = other.description.difference_from(dataset.topology, dataset.n_dims)
+    if other.description.schedule != config.schedule:
+        difference = difference or "it has another noise schedule"
+    if difference:
         raise ModelFileError(
-            f"{config.start_from} is of other beads or another noise schedule than this run; "
-            "start from weights of the same molecule and schedule, or from none"
+            f"{config.start_from} does not fit this run: {difference}; start from weights of the "
+            "same molecule and schedule, or from none"
         )
     try:
         model.load_state_dict(other.model.state_dict())
@@ -118,15 +123,13 @@ def batch_stream(
     config: TrainingConfig, dataset: CGDataset, *, scale: float, device: torch.device
 ) -> BatchStream:
     """Return the batches of a run: standardised frames of ``dataset`` not held back."""
-    training, _ = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
-    )
     dtype = torch.float64 if config.hardware.precision == "64-true" else torch.float32
-    frames = torch.from_numpy(dataset.positions[training]) / scale
+    positions = _training_positions(config, dataset)
+    frames = torch.from_numpy(positions) / scale
     regulariser = config.fokker_planck
     probed = regulariser.n_frames(config.batch_size)
     centred = regulariser.estimator == "centred"
-    weights, regions, positions = None, None, dataset.positions[training]
+    weights, regions = None, None
     if probed and regulariser.frames == "spread":
         spread = spreading_weights(positions)
         weights = torch.from_numpy(spread).to(device=device, dtype=torch.float32)
@@ -144,6 +147,13 @@ def batch_stream(
         probed_regions=regions,
         probed_times=_log_noise_times(config) if regulariser.times == "log-noise" else None,
     )
+
+
+def _training_positions(config: TrainingConfig, dataset: CGDataset) -> NDArray[np.floating]:
+    training, _ = split_frames(
+        dataset.n_frames, held_back_fraction=config.data.held_out_fraction, seed=config.seed
+    )
+    return dataset.positions[training]
 
 
 def division_of_steps(model: ScoreModel, stream: BatchStream) -> Division:
@@ -204,28 +214,6 @@ def build_fabric(hardware: HardwareConfig) -> Fabric:
             f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
             f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
         ) from error
-
-
-def training_dataset(config: TrainingConfig) -> tuple[CGDataset, CGDataset | None]:
-    """Return the frames a configuration trains on and those it holds back.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Configuration of the run.
-
-    Returns
-    -------
-    training : CGDataset
-        Frames seen in training.
-    held_back : CGDataset or None
-        The others; None if there are none.
-    """
-    dataset = load_dataset(config.data.path)
-    training, held_back = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_back_fraction, seed=config.seed
-    )
-    return dataset.subset(training), dataset.subset(held_back) if len(held_back) else None
 
 
 def _noise_floor(config: TrainingConfig) -> float:

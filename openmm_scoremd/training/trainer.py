@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from openmm_scoremd._files.atomic import sha256_of_file, write_run_record
+from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.errors import CheckpointError, NumericalError
 from openmm_scoremd.models.base import ScoreModel
@@ -278,7 +278,11 @@ class Trainer:
             results = self._summary(log)
             model = cast(ScoreModel, self.average.module).cpu().eval()
             description = describe_model(
-                self.config, self.dataset, dataset_sha256=self.dataset_sha256, results=results
+                self.config,
+                self.dataset,
+                model,
+                dataset_sha256=self.dataset_sha256,
+                results=results,
             )
             save_weights(TrainedModel(model, description), path)
             write_run_record(

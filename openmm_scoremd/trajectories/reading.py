@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd.errors import DatasetError, InvalidInputError
-from openmm_scoremd.simulation.run.folder import SIDECAR, unbroken_segments
+from openmm_scoremd.trajectories.formats import DCDFormat, frames_announced
+from openmm_scoremd.trajectories.segments import SIDECAR, TrajectoryRecord
 
 logger = logging.getLogger(__name__)
+
+_WRITTEN_TOGETHER = 10_000  # frames
 
 
 def load_replicas(
@@ -48,16 +48,18 @@ def load_replicas(
         If there are no files, or one is missing, no trajectory, cut off, empty, or has another
         number of beads.
     """
-    record = _run_record(paths)
-    if record is not None and len(record["files"]) != record["replicas"]:
-        n_replicas = int(record["replicas"])
-        together = _load(Path(str(paths)) / record["files"][0], n_replicas * n_beads)
-        frames = together.reshape(len(together), n_replicas, n_beads, 3)
-        return np.stack([frames[:, replica] for replica in _running(record)])
-    if record is not None:
-        files = [Path(str(paths)) / record["files"][replica] for replica in _running(record)]
-    else:
+    if not _is_run(paths):
         files = _files(paths)
+    else:
+        folder, record = Path(str(paths)), TrajectoryRecord.read(str(paths))
+        if record.breaks.frozen:
+            frozen = len(record.breaks.frozen)
+            logger.warning("%d replicas broke and are frozen; they are left out", frozen)
+        if len(record.files) != record.replicas:
+            together = _load(folder / record.files[0], record.replicas * n_beads)
+            frames = together.reshape(len(together), record.replicas, n_beads, 3)
+            return np.ascontiguousarray(frames.swapaxes(0, 1)[record.running])
+        files = [folder / record.files[replica] for replica in record.running]
     replicas = [_load(file, n_beads) for file in files]
     length = min(len(frames) for frames in replicas)
     return np.stack([frames[:length] for frames in replicas])
@@ -80,16 +82,13 @@ def replica_breaks(folder: str | os.PathLike[str]) -> dict[int, list[int]]:
     ------
     DatasetError
         If the run's record of its trajectories is damaged.
-    CheckpointError
-        Likewise.
     """
-    record = _run_record(folder)
-    if record is None:
+    if not _is_run(folder):
         return {}
-    frozen = {int(replica) for replica in record["frozen"]}
-    running = [replica for replica in range(record["replicas"]) if replica not in frozen]
+    record = TrajectoryRecord.read(folder)
+    running = record.running
     breaks: dict[int, list[int]] = {}
-    for replica, first, _ in unbroken_segments(folder):
+    for replica, first, _ in record.segments():
         if first > 0 and replica in running:
             breaks.setdefault(running.index(replica), []).append(first)
     return breaks
@@ -119,6 +118,8 @@ def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> 
     """
     file = Path(path)
     if file.suffix == ".pdb":
+        import mdtraj  # slow to import, and not for a simulation from independent frames
+
         try:
             frames = mdtraj.load_pdb(os.fspath(file)).xyz
         # MDTraj raises many types on files that are no PDB.
@@ -149,16 +150,16 @@ def save_frames(frames: NDArray[np.floating], path: str | os.PathLike[str]) -> N
     InvalidInputError
         If there are no frames or the shape is another.
     """
-    in_angstrom = np.asarray(frames, dtype=np.float32) * np.float32(10.0)
-    if in_angstrom.ndim != 3 or in_angstrom.shape[2] != 3 or 0 in in_angstrom.shape:
+    stored = np.asarray(frames, dtype=np.float32)
+    if stored.ndim != 3 or stored.shape[2] != 3 or 0 in stored.shape:
         raise InvalidInputError(
-            f"frames have shape {in_angstrom.shape}; they must be (frames, beads, 3)"
+            f"frames have shape {stored.shape}; they must be (frames, beads, 3)"
         )
-    with (
-        atomic_path(path) as temporary,
-        mdtraj.formats.DCDTrajectoryFile(os.fspath(temporary), "w", force_overwrite=True) as file,
-    ):
-        file.write(in_angstrom)
+    dcd = DCDFormat(stored.shape[1], timestep=1.0, interval=1)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(dcd.header(len(stored)))
+        for first in range(0, len(stored), _WRITTEN_TOGETHER):
+            file.write(dcd.encode(stored[first : first + _WRITTEN_TOGETHER], first))
 
 
 @contextmanager
@@ -183,26 +184,8 @@ def _flush_c_streams() -> None:
     ctypes.CDLL(None).fflush(None)
 
 
-def _run_record(
-    paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
-) -> dict[str, Any] | None:
-    """Return what a run says about its trajectories, if these are the folder of one."""
-    if not isinstance(paths, (str, os.PathLike)) or not (path := Path(paths) / SIDECAR).is_file():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _running(record)
-        record["files"] = [str(name) for name in record["files"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} is damaged ({error}); give the trajectory files") from error
-    return record
-
-
-def _running(record: dict[str, Any]) -> list[int]:
-    frozen = {int(replica) for replica in record["frozen"]}
-    if frozen:
-        logger.warning("%d replicas broke and are frozen; they are left out", len(frozen))
-    return [replica for replica in range(record["replicas"]) if replica not in frozen]
+def _is_run(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> bool:
+    return isinstance(paths, (str, os.PathLike)) and (Path(paths) / SIDECAR).is_file()
 
 
 def _files(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
@@ -220,6 +203,8 @@ def _files(paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> 
 def _load(file: Path, n_beads: int) -> NDArray[np.float32]:
     if not file.is_file():
         raise DatasetError(f"{file} does not exist; give a folder that holds .dcd files, or files")
+    import mdtraj
+
     is_xtc = file.suffix == ".xtc"
     reader = mdtraj.formats.XTCTrajectoryFile if is_xtc else mdtraj.formats.DCDTrajectoryFile
     try:
@@ -239,7 +224,7 @@ def _load(file: Path, n_beads: int) -> NDArray[np.float32]:
 
 def _check_announced(file: Path, frames: NDArray[np.float32]) -> None:
     # The reader passes over a frame that is not whole, and over all that should follow.
-    announced = _announced_frames(file)
+    announced = frames_announced(file)
     if announced > len(frames):
         raise DatasetError(
             f"{file} announces {announced} frames and holds {len(frames)}; it was cut off: copy "
@@ -253,10 +238,3 @@ def _check_frames(file: Path, frames: NDArray[np.float32], n_beads: int) -> None
             f"{file} has {len(frames)} frames of {frames.shape[1]} beads; "
             f"the model has {n_beads} beads"
         )
-
-
-def _announced_frames(file: Path) -> int:
-    with open(file, "rb") as content:
-        header = content.read(12)
-    little = header[:4] == b"\x54\x00\x00\x00"
-    return int.from_bytes(header[8:12], "little" if little else "big")

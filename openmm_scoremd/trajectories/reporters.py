@@ -15,6 +15,9 @@ from openmm import unit
 
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.topology import BeadTopology
+from openmm_scoremd.trajectories.appendable_files import AppendableFile
+from openmm_scoremd.trajectories.formats import DCDFormat
+from openmm_scoremd.units import to_picoseconds
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -97,9 +100,8 @@ class ReplicaDCDReporter:
         self._paths = _new_files(paths)
         self._interval = interval
         self._n_beads = topology.n_beads
-        self._topology: app.Topology = topology.to_openmm()
         self._centring = centring
-        self._first_step: int | None = None
+        self._files: list[AppendableFile] = []
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when the next report is due and that it needs positions."""
@@ -121,11 +123,10 @@ class ReplicaDCDReporter:
         require_finite(frames, step=simulation.currentStep)
         if self._centring == "replica":
             frames = frames - frames.mean(axis=1, keepdims=True)
-        if self._first_step is None:
-            self._write_headers(simulation)
-        for path, frame in zip(self._paths, frames, strict=True):
-            with open(path, "r+b") as file:
-                self._dcd(file, simulation, append=True).writeModel(frame)
+        if not self._files:
+            self._create_files(simulation)
+        for file, frame in zip(self._files, frames, strict=True):
+            file.append(frame[None])
 
     def _check_count(self, n_particles: int) -> None:
         expected = len(self._paths) * self._n_beads
@@ -135,22 +136,17 @@ class ReplicaDCDReporter:
                 f"{self._n_beads} beads need {expected}: give one path per replica"
             )
 
-    def _write_headers(self, simulation: app.Simulation) -> None:
-        self._first_step = simulation.currentStep
-        for path in self._paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as file:
-                self._dcd(file, simulation, append=False)
-
-    def _dcd(self, file: Any, simulation: app.Simulation, *, append: bool) -> app.DCDFile:
-        return app.DCDFile(
-            file,
-            self._topology,
-            simulation.integrator.getStepSize(),
-            self._first_step,
-            self._interval,
-            append,
+    def _create_files(self, simulation: app.Simulation) -> None:
+        dcd = DCDFormat(
+            self._n_beads,
+            timestep=to_picoseconds(simulation.integrator.getStepSize()),
+            interval=self._interval,
+            first_step=simulation.currentStep,
         )
+        self._files = [AppendableFile(path, dcd) for path in self._paths]
+        for file in self._files:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+            file.create()
 
 
 def _new_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

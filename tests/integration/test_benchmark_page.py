@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from openmm_scoremd.export.folded import FoldedGraphTransformer
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.units import thermal_energy
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ def test_plain_and_folded_networks_agree(smoke):
 
 def test_disagreement_stops_the_benchmark(benchmark, tmp_path):
     plain_network = sys.modules["plain_network"]
-    config = NetworkConfig(width=8, heads=2, head_width=4)
+    config = GraphTransformerConfig(hidden_dim=8, heads=2, head_dim=4)
     path = plain_network.export_random_network(3, config, tmp_path / "ours.pt")
     case = plain_network.make_case("small", path, tmp_path)
     assert benchmark.differences(case)["energy"] < 1e-5
@@ -108,11 +109,15 @@ def product(_, left, right, **__):
 
 @pytest.mark.parametrize(
     ("n_beads", "config"),
-    [(5, NetworkConfig()), (10, NetworkConfig(width=128, layers=3)), (4, NetworkConfig(layers=1))],
+    [
+        (5, GraphTransformerConfig()),
+        (10, GraphTransformerConfig(hidden_dim=128, layers=3)),
+        (4, GraphTransformerConfig(layers=1)),
+    ],
 )
 def test_floating_point_operations_are_those_that_torch_counts(benchmark, n_beads, config):
     model = build_model(config, n_beads=n_beads, n_dims=3)
-    folded = FoldedGraphTransformer(model, t=1e-5)
+    folded = FoldedGraphTransformer(model.network, model.decoder, t=1e-5)
     # Many: products of constants, which a frozen module does once, are counted as well.
     replicas = 100
     x = torch.randn(replicas, n_beads, 3, generator=torch.Generator().manual_seed(0))
@@ -132,7 +137,7 @@ def test_picture_of_the_stored_record(benchmark, tmp_path):
 
 
 def test_compiled_network_computes_the_energies_of_the_file(benchmark, tmp_path, monkeypatch):
-    config = NetworkConfig(width=12, layers=2, heads=2, head_width=4)
+    config = GraphTransformerConfig(hidden_dim=12, layers=2, heads=2, head_dim=4)
     path = benchmark.export_random_network(5, config, tmp_path / "random.pt")
     case = benchmark.make_case("small", path, tmp_path)
     found = []

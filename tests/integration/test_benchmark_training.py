@@ -69,15 +69,15 @@ def test_table_fits_a_terminal(smoke):
 def test_cases_are_those_of_the_examples_and_of_the_paper(benchmark):
     cases = {case.name: case.losses for case in benchmark.all_cases()}
     ours = cases["5 beads, both-fast"]["centred"]
-    assert (ours.network.heads, ours.network.head_width, ours.batch_size) == (4, 32, 256)
+    assert (ours.network.heads, ours.network.head_dim, ours.batch_size) == (4, 32, 256)
     assert ours.fokker_planck.fraction == 0.375
     regional = cases["5 beads, both-fast"]["regional"]
     assert regional.fokker_planck.region_alpha > 0.0
     assert regional.network == ours.network
     planar = cases["MLP, both-fast"]["centred"]
-    assert (planar.network.widths, planar.batch_size) == ((92, 92, 92), 512)
+    assert (planar.network.hidden_dims, planar.batch_size) == ((92, 92, 92), 512)
     published = cases["10 beads, published"]["weak"]
-    assert (published.network.width, published.network.layers) == (128, 3)
+    assert (published.network.hidden_dim, published.network.layers) == (128, 3)
     assert published.fokker_planck.fraction == 1.0
     for losses in cases.values():
         assert losses["denoising"].fokker_planck.alpha == 0.0

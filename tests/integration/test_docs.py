@@ -10,8 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from openmm_scoremd.cli.commands import COMMANDS
-from openmm_scoremd.cli.main import build_parser
+from openmm_scoremd.cli.main import COMMANDS, build_parser
 from openmm_scoremd.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[2]

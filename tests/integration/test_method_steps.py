@@ -45,14 +45,19 @@ def trainers(tmp_path):
 
     def make(method, expert, **optimizer):
         config = runs(METHODS / f"{method}.yaml")[expert]
+        planar = config.network.family == "mlp"
         # Divided alike, so that the attention has the form that it has in full size.
         network = dataclasses.replace(
             config.network,
-            width=config.network.width // 8,
-            head_width=config.network.head_width // 8,
-            widths=(12, 12),
+            **(
+                {"hidden_dims": (12, 12)}
+                if planar
+                else {
+                    name: getattr(config.network, name) // 8 for name in ("hidden_dim", "head_dim")
+                }
+            ),
         )
-        dataset = write_dataset(tmp_path / "random.npz", planar=network.kind == "mlp")
+        dataset = write_dataset(tmp_path / "random.npz", planar=planar)
         return [
             Trainer(
                 dataclasses.replace(
@@ -128,7 +133,7 @@ def assert_same_steps(single, many, *, tolerance):
 @pytest.mark.parametrize(("method", "expert"), ALL_RUNS)
 def test_traced_steps_are_single_steps(trainers, monkeypatch, method, expert):
     # The traced graph as it is, which is what the compiler starts from.
-    for module in ("objective", "steps"):
+    for module in ("objective", "compiled.steps"):
         monkeypatch.setattr(
             f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
         )

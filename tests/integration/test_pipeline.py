@@ -22,9 +22,8 @@ from openmm_scoremd import (
     save_dataset,
 )
 from openmm_scoremd.data.coarse_graining import load_topology
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.weights import load_weights
-from openmm_scoremd.topology import write_pdb
 from openmm_scoremd.training.config import (
     DataConfig,
     HardwareConfig,
@@ -33,6 +32,7 @@ from openmm_scoremd.training.config import (
     TrainingConfig,
 )
 from openmm_scoremd.training.trainer import Trainer
+from openmm_scoremd.trajectories.bead_files import write_pdb
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -51,7 +51,9 @@ def test_from_trajectory_to_simulation(tmp_path):
     # Beads to weights.
     config = TrainingConfig(
         data=DataConfig(str(tmp_path / "beads.npz")),
-        network=NetworkConfig(width=16, layers=1, heads=2, head_width=8, noise_floor=0.05),
+        network=GraphTransformerConfig(
+            hidden_dim=16, layers=1, heads=2, head_dim=8, noise_floor=0.05
+        ),
         loss=LossConfig(time_distribution="balanced", weight_midpoint=0.5),
         optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
         hardware=HardwareConfig(accelerator="cpu", backend="eager"),

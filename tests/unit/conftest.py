@@ -1,9 +1,10 @@
 """Networks with a description, as if they had been trained, for tests of weights and export."""
 
-import copy
+import contextlib
 import dataclasses
 import hashlib
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,26 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from openmm_scoremd import testing
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.base import EnergyModel, ScoreModel
-from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.weights import ModelDescription, TrainedModel
+from openmm_scoremd.models.config import NetworkInputs
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
+from openmm_scoremd.models.weights import TrainedModel, WeightsDescription
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.testing import NetworkCase
 from openmm_scoremd.topology import BeadTopology
 
-SMALL = {"width": 12, "layers": 2, "heads": 2, "head_width": 4, "widths": (9, 7)}
+SMALL = {"hidden_dim": 12, "heads": 2, "head_dim": 4}
 
 #: Configuration, beads, dimensions.
 TRAINED = {
-    "graph": (NetworkConfig(**SMALL), 5, 3),
-    "graph-direct": (NetworkConfig(**SMALL, output="direct"), 5, 3),
-    "graph-noise-level": (NetworkConfig(**SMALL, noise_floor=0.01), 5, 3),
-    "graph-one-layer": (dataclasses.replace(NetworkConfig(**SMALL), layers=1), 2, 3),
-    "mlp": (NetworkConfig(**SMALL, kind="mlp"), 1, 2),
-    "mlp-beads": (NetworkConfig(**SMALL, kind="mlp", noise_floor=0.02), 3, 3),
+    "graph": (GraphTransformerConfig(**SMALL), 5, 3),
+    "graph-direct": (GraphTransformerConfig(**SMALL, output="direct"), 5, 3),
+    "graph-noise-level": (GraphTransformerConfig(**SMALL, noise_floor=0.01), 5, 3),
+    "graph-one-layer": (GraphTransformerConfig(**SMALL, layers=1), 2, 3),
+    "mlp": (MLPConfig(hidden_dims=(9, 7)), 1, 2),
+    "mlp-beads": (MLPConfig(hidden_dims=(9, 7), noise_floor=0.02), 3, 3),
 }
 
 
@@ -48,7 +54,7 @@ def _topology(n_beads: int) -> BeadTopology:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trained() -> Callable[..., TrainedModel]:
     """Return ``make(name, dtype=float32, **changes)``; changes are entries of the description."""
 
@@ -70,16 +76,17 @@ def make_trained() -> Callable[..., TrainedModel]:
             "schedule": schedule,
             "topology": _topology(n_beads),
             "n_dims": n_dims,
+            "translation_invariant": model.translation_invariant,
             "temperature": 310.0,
             "scale": 0.09,
             "t_min": 1e-5,
             "dataset_sha256": "ab" * 32,
             "example_positions": frames.tolist(),
-            "bond_ranges": [(0.1, 0.2)] * (n_beads - 1),
+            "bond_ranges": ((0.1, 0.2),) * (n_beads - 1),
             "training": {"config": {"epochs": 3}, "results": {"hours": 0.5}},
             **changes,
         }
-        return TrainedModel(model, ModelDescription(**entries))
+        return TrainedModel(model, WeightsDescription(**entries))
 
     return make
 
@@ -91,7 +98,7 @@ class TwoWells(EnergyModel):
     a quarter of the data belongs to the second.
     """
 
-    translation_invariant = False
+    invariances = frozenset()
 
     def __init__(self, t_min: float = 1e-5, t_max: float = 1.0) -> None:
         super().__init__(n_beads=1, n_dims=2, t_min=t_min, t_max=t_max)
@@ -115,7 +122,7 @@ class TwoWells(EnergyModel):
 class GaussianPair(EnergyModel):
     """Two beads whose coordinates are independent normal numbers less their mean."""
 
-    translation_invariant = True
+    invariances = frozenset({"translation"})
 
     def __init__(self) -> None:
         super().__init__(n_beads=2, n_dims=3, t_min=1e-5, t_max=1.0)
@@ -137,7 +144,7 @@ def gaussian_pair(two_wells) -> Path:
 class DirectPlane(ScoreModel):
     """A network in a plane without an energy."""
 
-    translation_invariant = False
+    invariances = frozenset()
 
     def __init__(self) -> None:
         super().__init__(n_beads=1, n_dims=2, t_min=0.0, t_max=1.0)
@@ -177,77 +184,50 @@ def two_wells(make_trained, tmp_path) -> Callable[..., Path]:
 # --- Networks beside their published form --------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network in float64 whose every parameter was perturbed, and samples for it."""
-
-    model: ScoreModel
-    x: Tensor
-    t: Tensor
-    features: Tensor | None
-
-    @property
-    def arguments(self):
-        return self.x, self.t, self.features
-
-    def copy_of_model(self):
-        return copy.deepcopy(self.model)
-
-
-SMALL_NETWORK = {"width": 8, "heads": 2, "head_width": 4, "widths": (9, 7)}
-VOCABULARIES = {"vocabularies": (4, 3), "feature_width": 5}
+SMALL_NETWORK = {"hidden_dim": 8, "heads": 2, "head_dim": 4}
+VOCABULARIES = {"vocabularies": (4, 3), "feature_dim": 5}
 
 #: Configuration, beads of the samples, dimensions.
 NETWORKS = {
-    "graph": (NetworkConfig(**SMALL_NETWORK), 5, 3),
-    "graph-one-layer": (NetworkConfig(**SMALL_NETWORK, layers=1), 4, 3),
-    "graph-three-layers": (NetworkConfig(**SMALL_NETWORK, layers=3), 4, 3),
-    "graph-high-times": (NetworkConfig(**SMALL_NETWORK, t_min=0.1, t_max=0.6), 3, 3),
-    "graph-types": (NetworkConfig(**SMALL_NETWORK, **VOCABULARIES), 6, 3),
-    "graph-noise-level": (NetworkConfig(**SMALL_NETWORK, noise_floor=0.01), 5, 3),
+    "graph": (GraphTransformerConfig(**SMALL_NETWORK), 5, 3),
+    "graph-one-layer": (GraphTransformerConfig(**SMALL_NETWORK, layers=1), 4, 3),
+    "graph-three-layers": (GraphTransformerConfig(**SMALL_NETWORK, layers=3), 4, 3),
+    "graph-high-times": (GraphTransformerConfig(**SMALL_NETWORK, t_min=0.1, t_max=0.6), 3, 3),
+    "graph-types": (GraphTransformerConfig(**SMALL_NETWORK, **VOCABULARIES), 6, 3),
+    "graph-noise-level": (GraphTransformerConfig(**SMALL_NETWORK, noise_floor=0.01), 5, 3),
     "graph-noise-level-high-times": (
-        NetworkConfig(**SMALL_NETWORK, noise_floor=0.2, t_min=0.1, t_max=0.6),
+        GraphTransformerConfig(**SMALL_NETWORK, noise_floor=0.2, t_min=0.1, t_max=0.6),
         3,
         3,
     ),
-    "mlp": (NetworkConfig(**SMALL_NETWORK, kind="mlp"), 1, 2),
-    "mlp-beads": (NetworkConfig(**SMALL_NETWORK, kind="mlp", t_min=0.1, t_max=0.6), 3, 3),
-    "mlp-noise-level": (NetworkConfig(**SMALL_NETWORK, kind="mlp", noise_floor=0.01), 1, 2),
+    "mlp": (MLPConfig(hidden_dims=(9, 7)), 1, 2),
+    "mlp-beads": (MLPConfig(hidden_dims=(9, 7), t_min=0.1, t_max=0.6), 3, 3),
+    "mlp-noise-level": (MLPConfig(hidden_dims=(9, 7), noise_floor=0.01), 1, 2),
     "mlp-noise-level-high-times": (
-        NetworkConfig(**SMALL_NETWORK, kind="mlp", noise_floor=0.2, t_min=0.1, t_max=0.6),
+        MLPConfig(hidden_dims=(9, 7), noise_floor=0.2, t_min=0.1, t_max=0.6),
         1,
         2,
     ),
 }
 
 
-@pytest.fixture
-def make_case() -> Callable[..., Case]:
+@pytest.fixture(scope="session")
+def make_case() -> Callable[..., NetworkCase]:
     """Return ``make(name, output="conservative", n_samples=4)``."""
+    return make_network_case
 
-    def make(name: str, *, output: str = "conservative", n_samples: int = 4) -> Case:
-        config, n_beads, n_dims = NETWORKS[name]
-        config = dataclasses.replace(config, output=output)
-        any_number = config.vocabularies and output == "conservative"
-        generator = torch.Generator().manual_seed(1)
-        options = {"generator": generator, "dtype": torch.float64}
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model = build_model(config, n_beads=None if any_number else n_beads, n_dims=n_dims)
-        model = model.double()
-        with torch.no_grad():
-            # Fresh biases are zero and fresh norms the identity, which would hide mistakes.
-            for parameter in model.parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, **options)
-        t = config.t_min + (config.t_max - config.t_min) * torch.rand(n_samples, **options)
-        x = torch.randn((n_samples, n_beads, n_dims), **options)
-        features = None
-        if config.vocabularies:
-            features = torch.stack([torch.arange(n_beads) % size for size in config.vocabularies])
-            features = features.T.contiguous()
-        return Case(model, x, t.clamp(min=1e-5), features)
 
-    return make
+def make_network_case(
+    name: str, *, output: str = "conservative", n_samples: int = 4
+) -> NetworkCase:
+    config, n_beads, n_dims = NETWORKS[name]
+    config = dataclasses.replace(config, output=output)
+    features = None
+    if config.needs_features:
+        features = torch.stack([torch.arange(n_beads) % size for size in config.vocabularies], 1)
+    any_number = features is not None and output == "conservative"
+    inputs = NetworkInputs(None if any_number else n_beads, n_dims)
+    return testing.make_case(config, inputs, features=features, n_samples=n_samples)
 
 
 def published_energy(model, x: Tensor, t: Tensor, features: Tensor | None = None) -> Tensor:
@@ -272,15 +252,15 @@ def published_energy(model, x: Tensor, t: Tensor, features: Tensor | None = None
 
 def _published_attention(attention, nodes: Tensor, edges: Tensor) -> Tensor:
     batch, n_beads, _ = nodes.shape
-    heads = (attention.heads, attention.head_width)
+    heads = (attention.heads, attention.head_dim)
     query, key, value = attention.query_key_value(nodes).chunk(3, dim=-1)
     query = query.view(batch, n_beads, 1, *heads)
     edge = attention.edge(edges).view(batch, n_beads, n_beads, *heads)
     keys = key.view(batch, 1, n_beads, *heads) + edge
     values = value.view(batch, 1, n_beads, *heads) + edge
-    logits = (query * keys).sum(dim=-1) * attention.head_width**-0.5  # (B, i, j, heads)
+    logits = (query * keys).sum(dim=-1) * attention.head_dim**-0.5  # (B, i, j, heads)
     weights = torch.softmax(logits, dim=2)
-    mixed = (weights.unsqueeze(-1) * values).sum(dim=2)  # (B, i, heads, head_width)
+    mixed = (weights.unsqueeze(-1) * values).sum(dim=2)  # (B, i, heads, head_dim)
     return attention.output(mixed.flatten(2))
 
 
@@ -344,3 +324,22 @@ def contents():
         }
 
     return of
+
+
+# --- A full disk ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_limit():
+    """Return a context in which files of this process cannot grow beyond some bytes."""
+
+    @contextlib.contextmanager
+    def limit(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -16,6 +16,7 @@ from openmm_scoremd.geometry import (
     dihedrals,
     distances,
     kabsch_align,
+    nearest_image,
     random_rotations,
 )
 
@@ -194,3 +195,16 @@ def test_random_rotations_follow_their_generator():
     )
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize(
+    "cell", [np.diag([2.0, 3.0, 4.0]), [[2, 0, 0], [0.6, 2, 0], [-0.5, 0.4, 2]]]
+)
+def test_nearest_images(cell):
+    rng = np.random.default_rng(0)
+    short = rng.uniform(-0.5, 0.5, (50, 3))
+    moved = short + rng.integers(-3, 4, (50, 3)) @ np.asarray(cell, dtype=float)
+    np.testing.assert_allclose(nearest_image(moved, cell), short, atol=1e-12)
+    cells = np.repeat(np.asarray(cell, dtype=float)[None], 50, axis=0)
+    found = nearest_image(moved, cells, inverse=np.linalg.inv(cells))
+    np.testing.assert_allclose(found, short, atol=1e-12)

@@ -84,7 +84,7 @@ def test_system(model, chain, backend):
     system = model.create_system(replicas=3, backend=backend)
     masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
     assert masses == [12.0, 13.0, 14.0, 15.0] * 3
-    assert system.getNumForces() == 1
+    assert [force.getName() for force in system.getForces()][1:] == ["Molecules"]
     assert not system.usesPeriodicBoundaryConditions()
     context = openmm.Context(
         system,
@@ -95,6 +95,33 @@ def test_system(model, chain, backend):
     context.setPositions(frames.reshape(-1, 3))
     energy = context.getState(energy=True).getPotentialEnergy()._value
     assert energy == pytest.approx(model.potential_energy(frames).sum(), rel=1e-6)
+
+
+def test_molecules_stay_whole_in_a_periodic_box(model, chain):
+    """A restraint with periodic distances makes the System periodic, and reporters wrap."""
+    system = model.create_system(replicas=2)
+    restraint = openmm.CustomExternalForce("100*periodicdistance(x, y, z, 1, 1, 1)^2")
+    restraint.addParticle(0, [])
+    system.addForce(restraint)
+    assert system.usesPeriodicBoundaryConditions()
+    integrator = openmm.VerletIntegrator(0.001)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, integrator, platform)
+    assert [list(molecule) for molecule in context.getMolecules()] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    frames = chain(2, 4)  # across a wall of the box
+    context.setPositions(frames.reshape(-1, 3))
+    state = context.getState(positions=True, enforcePeriodicBox=True)
+    wrapped = state.getPositions(asNumpy=True)._value.reshape(2, 4, 3)
+    np.testing.assert_allclose(np.diff(wrapped, axis=1), np.diff(frames, axis=1), atol=1e-12)
+
+
+def test_a_twin_that_nobody_called(model, chain, monkeypatch):
+    monkeypatch.setattr("openmm_scoremd.model_file.read_archive", None)
+    twin = model.uncalled()
+    assert twin._module is not model._module
+    np.testing.assert_array_equal(
+        twin.potential_energy(chain(2, 4)), model.potential_energy(chain(2, 4))
+    )
 
 
 def test_the_script_of_the_readme(model, tmp_path):
@@ -198,7 +225,7 @@ def test_the_sampler_works_in_the_precision_and_with_the_schedule_of_the_model(
         return torch.zeros(shape, dtype=dtype)
 
     monkeypatch.setitem(reverse_diffusion._SOLVERS, "dpm-solver", record)
-    toy = make_toy(dtype=dtype, schedule=(0.2, 15.0), t_min=1e-3)
+    toy = make_toy(dtype=dtype, schedule=VPSchedule(0.2, 15.0), t_min=1e-3)
     ScoreModelFile(toy.path).sample(1, seed=0)
     assert given == {"schedule": VPSchedule(0.2, 15.0), "dtype": dtype, "t_min": 1e-3}
 
@@ -240,10 +267,11 @@ def test_file_that_fails_its_self_test(make_toy, make_metadata):
 def test_module_that_raises_fails_its_self_test(make_toy, monkeypatch):
     toy = make_toy()
 
-    def broken(*_args):
-        raise RuntimeError("shapes")
+    class Broken:
+        def energies_and_forces(self, _positions):
+            raise RuntimeError("shapes")
 
-    monkeypatch.setattr("openmm_scoremd.model_file.energy_and_forces", broken)
+    monkeypatch.setattr("openmm_scoremd.artifact.loaded.with_contract", lambda *_args: Broken())
     with pytest.raises(ModelFileError, match="fails on its self-test frames: shapes"):
         ScoreModelFile(toy.path)
 

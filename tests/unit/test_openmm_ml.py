@@ -1,5 +1,6 @@
 """openmm-ml with our models: found by its entry point, the right masses, nothing hidden."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -125,10 +126,12 @@ def mixed(toy, chain):
     """A chain between two ordinary particles: topology, conventional System, positions, beads."""
     model = ScoreModelFile(toy.path)
     topology, system, bonds = app.Topology(), openmm.System(), openmm.HarmonicBondForce()
-    residue = topology.addResidue("ALL", topology.addChain())
-    for name in ("X", *model.bead_topology.names, "Y"):
-        topology.addAtom(name, app.element.carbon, residue)  # openmm-ml 1.8 needs some element
-        system.addParticle(40.0)
+    chain_of_all = topology.addChain()
+    for name in ("X", "TOY", "Y"):
+        residue = topology.addResidue(name, chain_of_all)
+        for atom in model.bead_topology.names if name == "TOY" else (name,):
+            topology.addAtom(atom, app.element.carbon, residue)  # openmm-ml 1.8 needs some element
+            system.addParticle(40.0)
     for i in range(5):
         bonds.addBond(i, i + 1, 0.2, 500.0)
     system.addForce(bonds)
@@ -177,8 +180,24 @@ def test_beads_in_another_order_are_refused(toy):
     residue = beads.addResidue("TOY", beads.addChain())
     for name in reversed(topology.names):
         beads.addAtom(name, None, residue)
-    with pytest.raises(InvalidInputError, match=r"bead 0 is called B3; toy.pt has B0"):
+    with pytest.raises(InvalidInputError, match=r"bead 0 is B3 of TOY .* order of the beads is B0"):
         potential(toy).createSystem(beads)
+
+
+def test_beads_of_another_residue_or_with_other_bonds_are_refused(toy):
+    model = ScoreModelFile(toy.path)
+    other = dataclasses.replace(model.bead_topology, residue_names=("VAL",) * 4)
+    with pytest.raises(InvalidInputError, match="bead 0 is B0 of VAL and not B0 of TOY"):
+        potential(toy).createSystem(other.to_openmm())
+    ring = dataclasses.replace(model.bead_topology, bonds=((0, 1), (0, 3), (1, 2), (2, 3)))
+    with pytest.raises(InvalidInputError, match="beads 0 and 3 are bonded"):
+        potential(toy).createSystem(ring.to_openmm())
+    # The second of two copies.
+    two, names = model.replica_topology(2), {"B0": "X"}
+    for atom in list(two.atoms())[4:]:
+        atom.name = names.get(atom.name, atom.name)
+    with pytest.raises(InvalidInputError, match="bead 0 is X of TOY and not B0 of TOY of copy 2"):
+        potential(toy).createSystem(two)
 
 
 @pytest.mark.parametrize(

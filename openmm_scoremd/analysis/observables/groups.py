@@ -24,7 +24,6 @@ from openmm_scoremd.topology import BeadTopology
 
 __all__ = [
     "ObservableGroup",
-    "bead_names",
     "coordinate_group",
     "energy_group",
     "molecular_groups",
@@ -109,7 +108,7 @@ def molecular_groups(topology: BeadTopology) -> list[ObservableGroup]:
     """
     if topology.n_beads < 2:
         raise InvalidInputError("a single bead has no shape; compare coordinates instead")
-    names = bead_names(topology)
+    names = topology.bead_labels
     groups = []
     known: set[tuple[int, ...]] = set()
     labels = phi_psi_labels(topology)
@@ -163,17 +162,6 @@ def energy_group(
 
     title = "Energy of the model"
     return ObservableGroup("energy", title, "kJ/mol", ("energy",), compute, max_frames=max_frames)
-
-
-def bead_names(topology: BeadTopology) -> tuple[str, ...]:
-    """Return bead name and residue number of every bead, with the chain where there are several."""
-    several = len({*topology.chain_ids}) > 1
-    return tuple(
-        f"{chain}:{name}{number}" if several else f"{name}{number}"
-        for chain, name, number in zip(
-            topology.chain_ids, topology.names, topology.residue_ids, strict=True
-        )
-    )
 
 
 def _joined(names: tuple[str, ...], rows: NDArray[np.int64]) -> tuple[str, ...]:

@@ -201,10 +201,9 @@ def _find_pairs(topology: BeadTopology) -> list[_Pair]:
 
 def _backbone_residues(topology: BeadTopology) -> list[_Residue]:
     """Return the beads N, CA and C of every residue, in the order of the beads."""
-    residues: dict[tuple[str, int], _Residue] = {}
+    residues: dict[int, _Residue] = {}
     for index, name in enumerate(topology.names):
-        key = (topology.chain_ids[index], topology.residue_ids[index])
-        beads = residues.setdefault(key, {})
+        beads = residues.setdefault(topology.residue_indices[index], {})
         if name in beads:
             raise InvalidInputError(
                 f"residue {_label(topology, index)} has two beads named {name}; "
@@ -238,4 +237,4 @@ def _consecutive(topology: BeadTopology, residues: list[_Residue], a: int) -> bo
 
 
 def _label(topology: BeadTopology, bead: int) -> str:
-    return f"{topology.residue_names[bead]} {topology.residue_ids[bead]}"
+    return topology.residue_labels[bead]

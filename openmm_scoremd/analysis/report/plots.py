@@ -1,8 +1,7 @@
 """Pictures of free energies, distributions, time scales and training: the only owner of matplotlib.
 
-Functions named ``draw_*`` draw on the axes that they are given and return what they have drawn, so
-that pictures of your own can be made of them. Functions named ``*_figure`` return a figure that no
-global state knows of; :func:`save` and :func:`svg` turn figures into files and text.
+``draw_*`` draw on given axes and return what they have drawn, for your own pictures; ``*_figure``
+return a figure of which no global state knows; :func:`save` and :func:`svg` turn it into files.
 """
 
 from __future__ import annotations
@@ -30,20 +29,23 @@ from openmm_scoremd.analysis.comparison.features import UnitHistograms
 from openmm_scoremd.analysis.observables.basins import Basins
 from openmm_scoremd.analysis.observables.free_energy import FreeEnergyProfile, FreeEnergySurface
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError, LossCurve
-from openmm_scoremd.analysis.report.styles import Style, styles_of
+from openmm_scoremd.analysis.report.styles import (
+    BASIN_COLORS,
+    Style,
+    columns_of,
+    highest_of,
+    plain_text,
+    styles_of,
+)
 from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.analysis.statistics.kinetics import ImpliedTimescales
 from openmm_scoremd.analysis.statistics.uncertainty import Estimate
 from openmm_scoremd.errors import InvalidInputError
 
 _SMALL, _NORMAL = 8.0, 9.5  # font sizes, points
-_PANEL = 2.3  # width of a panel, inches
-_MAX_COLUMNS = 3
 _FORMATS = (".png", ".pdf", ".svg")
-_CELLS = 80  # of a distribution, to be seen
+_PANEL, _CELLS = 2.3, 80  # width of a panel, inches; cells of a distribution, to be seen
 _FREE_ENERGY = "free energy (kT)"
-# Pale, so that numbers can be read on them; told apart in grey by their outlines.
-_BASIN_COLORS = ("#cfe2f3", "#fce0c4", "#d5ead3", "#f4d6e6", "#fff2b3", "#d9d2e9", "#dddddd")
 
 
 # --- On given axes ---------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def draw_basins(axes: Axes, basins: Basins) -> QuadMesh:
     """Draw a map of basins with their letters."""
     n = basins.n_basins
     edges = [np.linspace(*limits, len(basins.labels) + 1) for limits in basins.limits]
-    colors = [_BASIN_COLORS[k % len(_BASIN_COLORS)] for k in range(n)]
+    colors = [BASIN_COLORS[k % len(BASIN_COLORS)] for k in range(n)]
     mesh = axes.pcolormesh(
         *edges, basins.labels.T, cmap=ListedColormap(colors), vmin=-0.5, vmax=n - 0.5,
         rasterized=True,
@@ -219,15 +221,15 @@ def figure_of(
     figure, grid = _grid(len(panels), share=share)
     for axes, (title, draw) in zip(grid, panels.items(), strict=True):
         drawn = draw(axes)
-        axes.set_title(_plain(title), fontsize=_NORMAL)
+        axes.set_title(plain_text(title), fontsize=_NORMAL)
         axes.tick_params(which="both", labelsize=_SMALL)
         _tick_degrees(axes, x_label, y_label)
-    columns = _columns(len(grid))
+    columns = columns_of(len(grid))
     for i, axes in enumerate(grid):
         if i % columns == 0:
-            axes.set_ylabel(_plain(y_label), fontsize=_NORMAL)
+            axes.set_ylabel(plain_text(y_label), fontsize=_NORMAL)
         if i + columns >= len(grid):
-            axes.set_xlabel(_plain(x_label), fontsize=_NORMAL)
+            axes.set_xlabel(plain_text(x_label), fontsize=_NORMAL)
             axes.tick_params(labelbottom=True)  # Hidden where the panel below was a spare one.
     if isinstance(drawn, QuadMesh) and drawn.get_label() == _FREE_ENERGY:
         bar = figure.colorbar(drawn, ax=grid, aspect=25, pad=0.02)
@@ -236,7 +238,7 @@ def figure_of(
     if styles is not None and len(styles) > 1:
         figure.legend(
             [Line2D([], [], color=c, linestyle=line) for c, line in styles.values()],
-            [_plain(name) for name in styles], loc="outside upper center",
+            [plain_text(name) for name in styles], loc="outside upper center",
             ncols=min(len(styles), 4), fontsize=_NORMAL, frameon=False,
         )  # fmt: skip
     return figure
@@ -246,8 +248,7 @@ def surface_panels(
     surfaces: Mapping[str, FreeEnergySurface],
 ) -> dict[str, Callable[[Axes], QuadMesh]]:
     """Return panels for :func:`figure_of` that share one colour scale."""
-    finite = [s.values[np.isfinite(s.values)].max() for s in surfaces.values()]
-    highest = float(max(finite, default=0.0)) or 1.0
+    highest = highest_of(surfaces)
     return {n: partial(draw_surface, surface=s, highest=highest) for n, s in surfaces.items()}
 
 
@@ -359,7 +360,7 @@ def _finite(arrays: Sequence[FloatArray], *, name: str) -> FloatArray:
 
 def _grid(n: int, *, share: Literal["all", "none"]) -> tuple[Figure, list[Axes]]:
     """Return a figure with ``n`` panels of equal size."""
-    columns = _columns(n)
+    columns = columns_of(n)
     rows = -(-n // columns)
     figure = Figure(figsize=(_PANEL * columns + 1.0, _PANEL * rows + 0.7))
     figure.set_layout_engine("compressed", w_pad=0.08)  # Room between "180" and "-180".
@@ -368,11 +369,6 @@ def _grid(n: int, *, share: Literal["all", "none"]) -> tuple[Figure, list[Axes]]
     for spare in panels[n:]:
         spare.remove()
     return figure, panels[:n]
-
-
-def _columns(n: int) -> int:
-    """Return columns that fill as few rows as possible about evenly."""
-    return -(-n // -(-n // _MAX_COLUMNS))
 
 
 def _tick_degrees(axes: Axes, x_label: str, y_label: str) -> None:
@@ -386,8 +382,3 @@ def _tick_degrees(axes: Axes, x_label: str, y_label: str) -> None:
             axis.set_minor_locator(MultipleLocator(30))
     if all(around):
         axes.set_aspect("equal")
-
-
-def _plain(text: str) -> str:
-    """Return text that matplotlib takes as it is: names of beads are no formulas."""
-    return text.replace("$", r"\$")

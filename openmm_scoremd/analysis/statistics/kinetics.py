@@ -222,6 +222,8 @@ def slow_coordinates(pieces: Sequence[FloatArray], *, lag: int) -> SlowCoordinat
     vectors = np.asarray(model.singular_vectors_left)
     if vectors.shape[1] < 2:
         return None
+    # deeptime puts a vibration that changes sign over the lag before slower relaxations.
+    vectors = vectors[:, np.argsort(model.singular_values)[::-1]]
     projected = (np.concatenate(long_enough) - mean) @ vectors[:, :2]
     return SlowCoordinates(lag, mean, vectors[:, :2] / projected.std(axis=0))
 

@@ -25,11 +25,15 @@ from openmm_scoremd.errors import MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
-SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp")
+SOURCES: Final = ("graph_transformer.cpp", "kernel.hpp", "invariant.cpp")
 
 _COMMON: Final = ("-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+#: GCC leaves multiply-adds apart in loops of one sum on some processors, and joins them in loops of
+#: several: replicas of an incomplete block would be rounded otherwise than those of a full one.
+_ALIKE: Final = "--param=avoid-fma-max-bits=0"
 #: Options from fast to modest; the first that the compiler takes are used.
 _OPTIONS: Final = (
+    ("-O3", "-march=native", "-fopenmp", _ALIKE),
     ("-O3", "-march=native", "-fopenmp"),
     ("-O3", "-march=native"),
     ("-O3",),
@@ -39,8 +43,13 @@ _TIMEOUT = 600.0  # seconds
 
 
 @functools.cache
-def load_library() -> ctypes.CDLL:
-    """Return the kernel, compiled now if it is not in the cache.
+def load_library(name: str = "graph_transformer") -> ctypes.CDLL:
+    """Return a kernel, compiled now if it is not in the cache.
+
+    Parameters
+    ----------
+    name : {"graph_transformer", "invariant"}
+        Which one.
 
     Raises
     ------
@@ -48,15 +57,15 @@ def load_library() -> ctypes.CDLL:
         If there is no C++ compiler, or it fails.
     """
     compiler = find_compiler()
-    folder = _trusted(cache_folder())
-    key = _key(compiler)
-    path = _cached(folder, key) or _build(compiler, folder, key)
+    key = f"{name}-{_key(compiler)}"
     try:
+        folder = _trusted_folder()
+        path = _cached(folder, key) or _build(compiler, folder, key, name)
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise MissingDependencyError(
-            f"the compiled kernel {path} cannot be loaded ({error}); remove the file, or use "
-            "backend='torchforce' or 'pythonforce'"
+            f"the C++ kernel cannot be kept or loaded ({error}); give XDG_CACHE_HOME a folder with "
+            "some space, or use backend='torchforce' or 'pythonforce'"
         ) from error
 
 
@@ -85,24 +94,33 @@ def cache_folder() -> Path:
     -------
     Path
         The folder, which need not exist.
+
+    Raises
+    ------
+    RuntimeError
+        If the user has no home.
     """
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if root else Path.home() / ".cache") / "openmm_scoremd"
 
 
-def _trusted(folder: Path) -> Path:
-    """Return the folder if only this user can write there, otherwise a new one for this process."""
+def _trusted_folder() -> Path:
+    """Return the cache if this user alone can write there, otherwise a folder for this process."""
     try:
+        folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        reason = f"others can write to {folder}"
         if owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return folder
-        reason = "others can write there"
-    except OSError as error:
+            if os.access(folder, os.W_OK):
+                return folder
+            reason = f"{folder} cannot be written to"
+    # No home, or no folder there.
+    except (RuntimeError, OSError) as error:
         reason = str(error)
     temporary = Path(tempfile.mkdtemp(prefix="openmm_scoremd_"))
-    logger.warning("%s is not used (%s); the kernel is built in %s", folder, reason, temporary)
+    logger.warning("%s; the C++ kernel is kept in %s", reason, temporary)
     return temporary
 
 
@@ -138,14 +156,21 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _build(compiler: str, folder: Path, key: str) -> Path:
+def _build(compiler: str, folder: Path, key: str, name: str) -> Path:
     logger.info("compiling the kernel with %s, once; it is kept in %s", compiler, folder)
-    source = Path(__file__).parent / SOURCES[0]
+    source = Path(__file__).parent / f"{name}.cpp"
     messages = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         product = Path(scratch) / "kernel.so"
         for options in _OPTIONS:
-            command = [compiler, *options, *_COMMON, str(source), "-o", str(product)]
+            command = [
+                compiler,
+                *options,
+                *_COMMON,
+                str(source),
+                "-o",
+                str(product),
+            ]
             problem = _run(command)
             if not problem:
                 path = folder / f"kernel-{key}-{_digest(product)}.so"

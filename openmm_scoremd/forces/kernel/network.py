@@ -1,4 +1,4 @@
-"""A folded graph transformer of a model file, evaluated by the C++ kernel."""
+"""Networks of model files, evaluated by C++ kernels: the contract, and graph transformers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,98 @@ class Unit:
     energy: float
 
 
-class NativeNetwork:
-    """Energies and forces of many replicas of one molecule, from the C++ kernel.
+class KernelNetwork:
+    """Energies and forces of many replicas of one molecule, from a C++ kernel.
+
+    Parameters
+    ----------
+    name : str
+        Which kernel.
+    sizes : tuple of int
+        What its source calls sizes.
+    tensors : list of Tensor
+        Its constants in order, of the dtype of the last; they are copied.
+    n_beads : int
+        Beads of one replica.
+    unit : Unit
+        Units of positions and energies.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the kernel cannot be compiled.
+    MemoryError
+        If memory is short.
+    """
+
+    def __init__(
+        self, name: str, sizes: tuple[int, ...], tensors: list[Tensor], *, n_beads: int, unit: Unit
+    ) -> None:
+        self.n_beads = n_beads
+        self._unit = unit
+        self._functions = _Functions(load_library(name), tensors[-1].dtype)
+        self._handle = self._functions.create(sizes, tensors)
+        # One workspace: calls from several threads take turns.
+        self._lock = threading.Lock()
+        self._arrays = _Arrays(0, n_beads)
+        weakref.finalize(self, self._functions.destroy, self._handle)
+
+    def energies_and_forces(
+        self, positions: NDArray[np.float64], *, threads: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (R, N, 3), nm
+            Replicas. A NaN makes energy and forces of its replica NaN, and of no other.
+        threads : int
+            Most threads to use.
+
+        Raises
+        ------
+        InvalidInputError
+            If the shape does not fit.
+        MemoryError
+            If memory is short.
+        """
+        if positions.ndim != 3 or positions.shape[1:] != (self.n_beads, 3):
+            raise InvalidInputError(
+                f"positions have shape {positions.shape}; it must be (replicas, {self.n_beads}, 3)"
+            )
+        with self._lock:
+            if self._arrays.n_replicas != len(positions):
+                self._arrays = _Arrays(len(positions), self.n_beads)
+            arrays = self._arrays
+            np.copyto(arrays.positions, positions)
+            failed = self._functions.evaluate(
+                self._handle,
+                arrays.addresses[0],
+                arrays.n_replicas,
+                self._unit.inverse_scale,
+                self._unit.energy,
+                max(1, threads),
+                *arrays.addresses[1:],
+            )
+            if failed:
+                raise _out_of_memory()
+            return arrays.energies.copy(), arrays.forces.copy()
+
+
+class _Arrays:
+    """What the kernel reads and writes, made once: asking for addresses takes microseconds."""
+
+    def __init__(self, n_replicas: int, n_beads: int) -> None:
+        self.n_replicas = n_replicas
+        self.positions = np.empty((n_replicas, n_beads, 3))
+        self.energies, self.forces = np.empty(n_replicas), np.empty((n_replicas, n_beads, 3))
+        self.addresses = tuple(
+            array.ctypes.data for array in (self.positions, self.energies, self.forces)
+        )
+
+
+class NativeNetwork(KernelNetwork):
+    """A graph transformer.
 
     Parameters
     ----------
@@ -69,56 +159,10 @@ class NativeNetwork:
         names, layers = _tensor_names(buffers)
         tensors = [buffers[name].detach().cpu().contiguous() for name in names]
         nodes = buffers["first_attention.nodes"]
-        self.n_beads = len(nodes)
-        self._unit = unit
         key_value = buffers.get("attentions.0.key_value")
         head_width = 0 if key_value is None else len(key_value) // (2 * heads)
-        sizes = (self.n_beads, nodes.shape[1], heads, head_width, layers, ROWS_PER_BLOCK)
-        self._functions = _Functions(load_library(), nodes.dtype)
-        self._handle = self._functions.create(sizes, tensors)
-        # One workspace: calls from several threads take turns.
-        self._lock = threading.Lock()
-        weakref.finalize(self, self._functions.destroy, self._handle)
-
-    def energies_and_forces(
-        self, positions: NDArray[np.float64], *, threads: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return energies (R,), kJ/mol, and forces (R, N, 3), kJ/mol/nm.
-
-        Parameters
-        ----------
-        positions : ndarray, shape (R, N, 3), nm
-            Replicas. A NaN makes energy and forces of its replica NaN, and of no other.
-        threads : int
-            Most threads to use.
-
-        Raises
-        ------
-        InvalidInputError
-            If the shape does not fit.
-        MemoryError
-            If memory is short.
-        """
-        given = np.ascontiguousarray(positions, dtype=np.float64)
-        if given.ndim != 3 or given.shape[1:] != (self.n_beads, 3):
-            raise InvalidInputError(
-                f"positions have shape {given.shape}; it must be (replicas, {self.n_beads}, 3)"
-            )
-        energies, forces = np.empty(len(given)), np.empty_like(given)
-        with self._lock:
-            failed = self._functions.evaluate(
-                self._handle,
-                given.ctypes.data,
-                len(given),
-                self._unit.inverse_scale,
-                self._unit.energy,
-                max(1, threads),
-                energies.ctypes.data,
-                forces.ctypes.data,
-            )
-        if failed:
-            raise _out_of_memory()
-        return energies, forces
+        sizes = (len(nodes), nodes.shape[1], heads, head_width, layers, ROWS_PER_BLOCK)
+        super().__init__("graph_transformer", sizes, tensors, n_beads=len(nodes), unit=unit)
 
 
 class _Functions:
@@ -171,5 +215,5 @@ def _tensor_names(buffers: Mapping[str, Tensor]) -> tuple[list[str], int]:
 
 def _out_of_memory() -> MemoryError:
     return MemoryError(
-        "not enough memory for the compiled kernel; use fewer replicas or another backend"
+        "not enough memory for the C++ kernel; use fewer replicas or another backend"
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import struct
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from openmm_scoremd._files.atomic import atomic_path, write_json
 from openmm_scoremd.errors import CheckpointError
+from openmm_scoremd.trajectories.segments import SIDECAR
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -28,8 +27,6 @@ FloatArray: TypeAlias = NDArray[np.float64]
 SETTINGS: Final = "simulation.json"
 #: State of the last checkpoint.
 CHECKPOINT: Final = "checkpoint.npz"
-#: What frames belong to, and where a trajectory breaks off.
-SIDECAR: Final = "trajectories.json"
 #: Folder of replicas that broke: their last good state and the bad frame.
 FAILURES: Final = "failures"
 
@@ -213,48 +210,6 @@ def write_failure(
     return path
 
 
-def unbroken_segments(folder: str | os.PathLike[str]) -> list[tuple[int, int, int]]:
-    """Return the pieces of trajectories that one may follow in time.
-
-    Windows of time-lagged analyses (TICA, Markov models, autocorrelations) must lie within one.
-
-    Parameters
-    ----------
-    folder : path-like
-        Folder of a run.
-
-    Returns
-    -------
-    list of (int, int, int)
-        Replica, first frame, and the frame after the last, for every piece that has frames.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds no record of its trajectories.
-    """
-    path = Path(folder) / SIDECAR
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        starts: dict[int, set[int]] = {r: {0} for r in range(content["replicas"])}
-        for entry in content["breaks"]:
-            starts[entry["replica"]].add(entry["frame"])
-        ends = dict.fromkeys(starts, content["frames"])
-        for replica, frame in content["frozen"].items():
-            ends[int(replica)] = frame
-        jump, interval = content["jump_interval"], content["interval"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({error})") from error
-    segments = []
-    for replica, frames in starts.items():
-        if jump:
-            frames |= {k // interval for k in range(jump, ends[replica] * interval, jump)}
-        edges = [*sorted(frame for frame in frames if frame < ends[replica]), ends[replica]]
-        pieces = itertools.pairwise(edges)
-        segments += [(replica, first, last) for first, last in pieces if last > first]
-    return segments
-
-
 def remove_temporary_files(folder: Path) -> None:
     """Remove what a process leaves that was killed while it wrote a file."""
     for path in [*folder.glob(".*.part*"), *(folder / FAILURES).glob(".*.part*")]:
@@ -263,8 +218,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 def remove_files(folder: Path) -> None:
     """Remove what a run leaves that was stopped before its first checkpoint."""
-    for pattern in ("replica_*.dcd", "replica_*.xtc", "replicas.*", "state.*", "topology.*"):
+    patterns = ("replica_*.dcd", "replica_*.xtc", "replicas.*", "state.*", "topology.*", SIDECAR)
+    for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        (folder / SIDECAR).unlink()

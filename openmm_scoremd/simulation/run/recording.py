@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd._files.atomic import write_json
 from openmm_scoremd.errors import CheckpointError
-from openmm_scoremd.simulation.run.folder import SIDECAR
 from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.topology import BeadTopology
-from openmm_scoremd.trajectories.appendable_files import (
-    Codec,
-    CSVCodec,
-    DCDCodec,
-    GrowingFile,
-    NpyCodec,
-    XTCCodec,
-)
+from openmm_scoremd.trajectories.appendable_files import AppendableFile, FileFormat
+from openmm_scoremd.trajectories.formats import CSVFormat, DCDFormat, NpyFormat, XTCFormat
 from openmm_scoremd.trajectories.reporters import replica_paths
+from openmm_scoremd.trajectories.segments import SIDECAR, TrajectoryBreaks
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -41,26 +34,30 @@ _SUMMARY = {
     "lowest_energy": ".4f",
     "highest_energy": ".4f",
     "restarts": ".0f",
+    "restarts_per_frame": ".4g",
     "ns_per_day": ".2f",
     "replica_steps_per_s": ".0f",
 }
 _BUFFER_BYTES, _BUFFER_FRAMES = 32 << 20, 1000
 
 
-@dataclasses.dataclass
-class Marks:
-    """Where trajectories break off.
+class FrameRecorder(Protocol):
+    """Where a simulation that is watched leaves its frames."""
 
-    Attributes
-    ----------
-    breaks : list of dict
-        Replica, first frame of the new piece, step, cause and reason.
-    frozen : dict of int to int
-        Replicas that were given up, and how many frames they have.
-    """
+    @property
+    def frames(self) -> int:
+        """Frames recorded so far."""
 
-    breaks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    frozen: dict[int, int] = dataclasses.field(default_factory=dict)
+    def record(self, frames: FloatArray) -> None:
+        """Keep frames (R, N, 3), nm, of one moment."""
+
+    def record_state(
+        self, step: int, energies: FloatArray, temperatures: FloatArray, speed: float
+    ) -> None:
+        """Keep a row of state data; see :meth:`Recorder.record_state`."""
+
+    def flush(self) -> None:
+        """Write what is in memory."""
 
 
 class Recorder:
@@ -76,7 +73,7 @@ class Recorder:
         Beads of one replica.
     centred : bool
         Whether frames are stored with the mean of every replica's beads at the origin.
-    marks : Marks
+    breaks : TrajectoryBreaks
         Where trajectories break off; read before frames are written.
     """
 
@@ -87,17 +84,18 @@ class Recorder:
         topology: BeadTopology,
         *,
         centred: bool,
-        marks: Marks,
+        breaks: TrajectoryBreaks,
     ) -> None:
-        self._folder, self._settings, self._marks = folder, settings, marks
+        self._folder, self._settings, self._breaks = folder, settings, breaks
         self._centred = centred
         self._trajectories = [
-            GrowingFile(path, self._trajectory_codec(topology)) for path in self._paths()
+            AppendableFile(path, self._trajectory_format(topology)) for path in self._paths()
         ]
-        self._state = GrowingFile(
-            folder / "state.npy", NpyCodec((settings.replicas, len(STATE_COLUMNS)))
+        self._state = AppendableFile(
+            folder / "state.npy", NpyFormat((settings.replicas, len(STATE_COLUMNS)))
         )
-        self._summary = GrowingFile(folder / "state.csv", CSVCodec(_SUMMARY))
+        self._columns = _columns(folder / "state.csv")
+        self._summary = AppendableFile(folder / "state.csv", CSVFormat(self._columns))
         size = 24 * settings.replicas * topology.n_beads
         capacity = min(max(_BUFFER_BYTES // size, 1), _BUFFER_FRAMES)
         self._buffer = np.empty((capacity, settings.replicas, topology.n_beads, 3))
@@ -108,6 +106,11 @@ class Recorder:
         """Frames recorded so far."""
         rows = max(file.rows for file in self._trajectories)
         return rows + self._buffered
+
+    @property
+    def restarts_per_frame(self) -> float:
+        """Restarts per frame, all replicas together."""
+        return self._breaks.per_frame(self.frames, self._settings.replicas)
 
     def create(self) -> None:
         """Make all files, without rows."""
@@ -139,20 +142,22 @@ class Recorder:
             Time steps per second.
         """
         settings = self._settings
-        numbers = [
-            step,
-            step * settings.timestep,
-            settings.replicas - len(self._marks.frozen),
-            np.nanmean(temperatures),
-            np.nanmean(energies),
-            np.nanmin(energies),
-            np.nanmax(energies),
-            len(self._marks.breaks),
-            speed * settings.timestep * 1e-3 * 86400.0,
-            speed * settings.replicas,
-        ]
+        numbers = {
+            "step": step,
+            "time_ps": step * settings.timestep,
+            "running": settings.replicas - len(self._breaks.frozen),
+            "temperature_K": np.nanmean(temperatures),
+            "potential_energy_kJ_per_mol": np.nanmean(energies),
+            "lowest_energy": np.nanmin(energies),
+            "highest_energy": np.nanmax(energies),
+            "restarts": len(self._breaks.restarts),
+            "restarts_per_frame": self.restarts_per_frame,
+            "ns_per_day": speed * settings.timestep * 1e-3 * 86400.0,
+            "replica_steps_per_s": speed * settings.replicas,
+        }
+        row = [[numbers[name] for name in self._columns]]
         self._state.append(np.stack([energies, temperatures], axis=1)[None])
-        self._summary.append(np.array([numbers], dtype=np.float64))
+        self._summary.append(np.array(row, dtype=np.float64))
 
     def flush(self) -> None:
         """Write what is in memory."""
@@ -165,7 +170,7 @@ class Recorder:
             self._trajectories[0].append(frames.reshape(len(frames), -1, 3))
         else:
             for replica, file in enumerate(self._trajectories):
-                if replica not in self._marks.frozen:
+                if replica not in self._breaks.frozen:
                     file.append(frames[:, replica])
         self._buffered = 0
 
@@ -199,7 +204,7 @@ class Recorder:
             file.cut()
         self._write_sidecar()
 
-    def _files(self) -> Iterator[GrowingFile]:
+    def _files(self) -> Iterator[AppendableFile]:
         yield from self._trajectories
         yield self._state
         yield self._summary
@@ -211,13 +216,12 @@ class Recorder:
         paths = replica_paths(self._folder, self._settings.replicas)
         return [path.with_suffix(suffix) for path in paths]
 
-    def _trajectory_codec(self, topology: BeadTopology) -> Codec:
+    def _trajectory_format(self, topology: BeadTopology) -> FileFormat:
         timestep, interval = self._settings.timestep, self._settings.interval
         if self._settings.format == "xtc":
-            return XTCCodec(timestep=timestep, interval=interval)
+            return XTCFormat(timestep=timestep, interval=interval)
         copies = self._settings.replicas if self._settings.files == "combined" else 1
-        particles = topology.to_openmm(replicas=copies)
-        return DCDCodec(particles, timestep=timestep, interval=interval)
+        return DCDFormat(copies * topology.n_beads, timestep=timestep, interval=interval)
 
     def _write_sidecar(self) -> None:
         settings = self._settings
@@ -232,9 +236,18 @@ class Recorder:
             "equilibration": settings.equilibration,
             "jump_interval": settings.jump_interval,
             "jumps": jumps if settings.jump_interval else "",
-            "breaks": self._marks.breaks,
-            "frozen": {str(replica): frame for replica, frame in self._marks.frozen.items()},
+            "breaks": self._breaks.restarts,
+            "frozen": {str(replica): frame for replica, frame in self._breaks.frozen.items()},
             "state_columns": STATE_COLUMNS,
             "state_interval": FRAMES_PER_STATE * settings.interval,
         }
         write_json(self._folder / SIDECAR, content)
+
+
+def _columns(path: Path) -> dict[str, str]:
+    """Return the columns of state data; a run that began before one was added goes on without."""
+    if not path.is_file():
+        return _SUMMARY
+    with path.open(encoding="utf-8", errors="replace") as file:
+        names = file.readline().strip().split(",")
+    return {name: kind for name, kind in _SUMMARY.items() if name in names} or _SUMMARY

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.simulation import beginning
+from openmm_scoremd.simulation.platforms import available_platform
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
+from openmm_scoremd.simulation.run import start as beginning
 from openmm_scoremd.simulation.run.folder import (
     CHECKPOINT,
     LOCK,
@@ -28,10 +31,11 @@ from openmm_scoremd.simulation.run.folder import (
     write_settings,
 )
 from openmm_scoremd.simulation.run.guards import Guard
-from openmm_scoremd.simulation.run.recording import Marks, Recorder
-from openmm_scoremd.simulation.run.restarts import Mender
+from openmm_scoremd.simulation.run.recording import Recorder
+from openmm_scoremd.simulation.run.restarts import Restarts
 from openmm_scoremd.simulation.run.settings import OnFailure, RunSettings, derived_seed
 from openmm_scoremd.simulation.run.stepping import Stepper
+from openmm_scoremd.trajectories.segments import TrajectoryBreaks
 
 
 class Progress(Protocol):
@@ -39,11 +43,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, text: str) -> None:
         """Tell how many steps are done, of how many, with speed and temperature."""
-
-
-def never() -> bool:
-    """Return False: a run goes on to its end."""
-    return False
 
 
 def ignore(done: int, total: int, text: str) -> None:
@@ -75,7 +74,7 @@ class ReplicaRun:
         What was asked for.
     guard : Guard
         Limits that replicas are watched for.
-    marks : Marks
+    breaks : TrajectoryBreaks
         Where trajectories break off, and which replicas are frozen.
 
     Examples
@@ -91,16 +90,20 @@ class ReplicaRun:
         simulation: ReplicaSimulation,
         settings: RunSettings,
         guard: Guard,
-        marks: Marks,
+        breaks: TrajectoryBreaks,
     ) -> None:
         self.folder, self.simulation, self.settings = folder, simulation, settings
-        self.guard, self.marks = guard, marks
+        self.guard, self.breaks = guard, breaks
         metadata = simulation.model.metadata
         self._recorder = Recorder(
-            folder, settings, metadata.topology, centred=metadata.is_molecule, marks=marks
+            folder,
+            settings,
+            metadata.topology,
+            centred=metadata.translation_invariant,
+            breaks=breaks,
         )
-        self._mender = Mender(folder, simulation, settings, guard, marks)
-        self._stepper = Stepper(simulation, settings, self._recorder, self._mender)
+        self._restarts = Restarts(folder, simulation, settings, guard, breaks)
+        self._stepper = Stepper(simulation, settings, self._recorder, self._restarts)
         self._lock = contextlib.ExitStack()
 
     # --- Beginning ---------------------------------------------------------------------------
@@ -138,7 +141,7 @@ class ReplicaRun:
         CheckpointError
             If another process works in the folder.
         """
-        begun = beginning.Beginning.of(start)
+        begun = beginning.StartFrames.of(start)
         with contextlib.ExitStack() as stack:
             path = stack.enter_context(result_folder(folder, besides=frozenset({LOCK})))
             stack.enter_context(locked(path))
@@ -156,13 +159,15 @@ class ReplicaRun:
         steps: int | None = None,
         on_failure: OnFailure | None = None,
         checkpoint_seconds: float | None = None,
+        platform: str | None = None,
         start: ArrayLike | str | os.PathLike[str] | None = None,
         prepare_system: PrepareSystem | None = None,
     ) -> ReplicaRun:
         """Go on with a run that was stopped in any way, or make a finished one longer.
 
-        On the same platform and machine it is the uninterrupted run, on Reference bit by bit. On
-        another one it goes on from the same positions and velocities with other random numbers.
+        On the same platform and machine it is the uninterrupted run, on Reference and CPU bit by
+        bit. On another one it goes on from the same positions, velocities and parameters with other
+        random numbers, and a warning in the log says so.
 
         Parameters
         ----------
@@ -172,8 +177,9 @@ class ReplicaRun:
             Folder of the run.
         steps : int, optional
             Another number of steps in all, not below what is done.
-        on_failure, checkpoint_seconds : optional
-            Other values from now on.
+        on_failure, checkpoint_seconds, platform : optional
+            Other values from now on. A platform that this OpenMM has not is replaced by the one
+            that fits.
         start : array or path-like, optional
             Only needed where a run that began from an array was stopped before its first
             checkpoint.
@@ -190,8 +196,12 @@ class ReplicaRun:
         """
         path = Path(folder)
         content = read_settings(path)
-        settings = RunSettings.from_dict(content["settings"]).changed(
-            steps=steps, on_failure=on_failure, checkpoint_seconds=checkpoint_seconds
+        before = RunSettings.from_dict(content["settings"])
+        settings = dataclasses.replace(
+            before.changed(
+                steps=steps, on_failure=on_failure, checkpoint_seconds=checkpoint_seconds
+            ),
+            platform=platform or available_platform(before.platform),
         )
         beginning.check_model(model, content)
         with contextlib.ExitStack() as stack:
@@ -201,7 +211,7 @@ class ReplicaRun:
                 run = cls._continue(model, path, settings, content, prepare_system)
             else:
                 remove_files(path)
-                begun = beginning.Beginning.again(content, start)
+                begun = beginning.StartFrames.again(content, start)
                 run = cls._begin(model, path, settings, begun, prepare_system)
             run._lock = stack.pop_all()
         return run
@@ -212,21 +222,22 @@ class ReplicaRun:
         model: ScoreModelFile,
         folder: Path,
         settings: RunSettings,
-        begun: beginning.Beginning,
+        begun: beginning.StartFrames,
         prepare_system: PrepareSystem | None,
     ) -> ReplicaRun:
         simulation = beginning.make_simulation(model, settings, prepare_system, settings.seed)
         settings = beginning.resolved(settings, simulation)
         write_settings(folder, beginning.identity(simulation, settings, begun))
         frames, guard = begun.frames_and_guard(model, settings)
+        beginning.warn_of_timestep(model, settings)
         simulation.set_positions(frames)
         simulation.simulation.context.setStepCount(-settings.equilibration)
         simulation.simulation.context.setTime(-settings.equilibration * settings.timestep)
         simulation.warm_up()
         beginning.write_topologies(model, frames, folder, settings)
-        run = cls(folder, simulation, settings, guard, Marks())
+        run = cls(folder, simulation, settings, guard, TrajectoryBreaks())
         run._recorder.create()
-        run._mender.remember(*simulation.phase_space())
+        run._restarts.remember(*simulation.phase_space())
         run.commit()
         return run
 
@@ -243,15 +254,19 @@ class ReplicaRun:
         header, arrays = state.header, state.arrays
         seed = derived_seed(settings.seed, 0, header["step"] + settings.equilibration)
         simulation = beginning.make_simulation(model, settings, prepare_system, seed)
+        settings = beginning.resolved(settings, simulation)
         beginning.check_forces(simulation, content)
         simulation.set_phase_space(arrays["positions"], arrays["velocities"])
         simulation.warm_up()
         beginning.restore_context(simulation, state, settings)
         beginning.check_length(settings, header["step"], folder)
-        marks = Marks(header["breaks"], {int(k): v for k, v in header["frozen"].items()})
-        run = cls(folder, simulation, settings, Guard.from_dict(header["guard"]), marks)
+        frozen = {int(k): v for k, v in header["frozen"].items()}
+        breaks = TrajectoryBreaks(header["breaks"], frozen)
+        run = cls(folder, simulation, settings, Guard.from_dict(header["guard"]), breaks)
         run._recorder.restore(header["files"])
-        run._mender.restore(header["failures"], arrays["good_positions"], arrays["good_velocities"])
+        run._restarts.restore(
+            header["failures"], arrays["good_positions"], arrays["good_velocities"]
+        )
         run._stepper.restore(arrays["temperatures"], header["samples"])
         write_settings(folder, {**content, "settings": settings.to_dict()})
         return run
@@ -274,6 +289,12 @@ class ReplicaRun:
     # --- Going on ----------------------------------------------------------------------------
 
     @property
+    def marks(self) -> SimpleNamespace:
+        """Former name of :attr:`breaks`, with former names inside."""
+        warnings.warn("ReplicaRun.marks is called breaks now", FutureWarning, stacklevel=2)
+        return SimpleNamespace(breaks=self.breaks.restarts, frozen=self.breaks.frozen)
+
+    @property
     def step(self) -> int:
         """Time steps done; negative during equilibration."""
         return self.simulation.current_step
@@ -284,11 +305,17 @@ class ReplicaRun:
         return self._recorder.frames
 
     @property
+    def restarts_per_frame(self) -> float:
+        """Restarts per frame recorded, all replicas together."""
+        return self._recorder.restarts_per_frame
+
+    @property
     def replica_steps_per_second(self) -> float:
         """Latest speed; 0 before anything was timed."""
         return self._stepper.speed * self.settings.replicas
 
-    def advance(self, *, progress: Progress = ignore, stop: Callable[[], bool] = never) -> bool:
+    # Called without arguments, bool is False: to the end.
+    def advance(self, *, progress: Progress = ignore, stop: Callable[[], bool] = bool) -> bool:
         """Simulate to the end, or until asked to stop; the state is saved in both cases.
 
         Parameters
@@ -306,8 +333,11 @@ class ReplicaRun:
         Raises
         ------
         NumericalError
-            If OpenMM fails, if a replica broke and ``on_failure`` is "stop", or if all replicas are
-            frozen. The run can be resumed from its last checkpoint.
+            If OpenMM fails, if a replica broke and ``on_failure`` is "stop", if replicas break more
+            often than they simulate, or if all are frozen. The run can be resumed from its last
+            checkpoint.
+        KeyboardInterrupt
+            After Ctrl-C. The run can be resumed likewise.
         """
         self._stepper.start_clock()
         saved, cost = time.perf_counter(), 0.0
@@ -327,23 +357,27 @@ class ReplicaRun:
             self._recorder.flush()
             raise
         self.commit()
-        return self.step >= self.settings.steps
+        if self.step < self.settings.steps:
+            return False
+        self._restarts.finish(self.frames)
+        return True
 
     def commit(self) -> None:
         """Save the state: after this the run goes on from here, whatever happens."""
         self._recorder.sync()
         positions, velocities = self.simulation.phase_space()
-        good_positions, good_velocities = self._mender.good
+        good_positions, good_velocities = self._restarts.good
         temperatures, samples = self._stepper.sums()
         header = {
             "step": self.step,
             "files": self._recorder.sizes(),
-            "breaks": self.marks.breaks,
-            "frozen": self.marks.frozen,
-            "failures": self._mender.counts(),
+            "breaks": self.breaks.restarts,
+            "frozen": self.breaks.frozen,
+            "failures": self._restarts.counts(),
             "guard": self.guard.to_dict(),
             "samples": samples,
             "machine": beginning.machine(self.simulation),
+            "parameters": dict(self.simulation.simulation.context.getParameters()),
         }
         arrays = {
             "positions": positions,
@@ -352,13 +386,15 @@ class ReplicaRun:
             "good_velocities": good_velocities,
             "temperatures": temperatures,
         }
-        context = self.simulation.simulation.context.createCheckpoint()
+        context = self.simulation.create_checkpoint()
         Checkpoint(header, arrays, context).save(self.folder / CHECKPOINT)
 
     def _text(self) -> str:
         replica_steps, per_step = self.replica_steps_per_second, self.settings.timestep * 1e-3
         per_day = self._stepper.speed * per_step * 86400.0
         parts = [f"{replica_steps:,.0f} replica-steps/s", f"{per_day:,.0f} ns/day"]
-        parts += [f"{len(self.marks.breaks)} restarted"] if self.marks.breaks else []
-        parts += [f"{len(self.marks.frozen)} frozen"] if self.marks.frozen else []
+        if self.breaks.restarts:
+            restarts = f"{len(self.breaks.restarts):,} restarts"
+            parts.append(f"{restarts} ({self.restarts_per_frame:.2g} per frame)")
+        parts += [f"{len(self.breaks.frozen)} frozen"] if self.breaks.frozen else []
         return ", ".join(parts)

@@ -10,13 +10,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_scoremd.artifact.torchscript import unoptimised
 from openmm_scoremd.errors import NumericalError
+from openmm_scoremd.geometry import kabsch_align
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 from openmm_scoremd.simulation.run.folder import write_failure
 from openmm_scoremd.simulation.run.guards import Guard
-from openmm_scoremd.simulation.run.recording import Marks, Recorder
+from openmm_scoremd.simulation.run.recording import FrameRecorder
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
+from openmm_scoremd.trajectories.segments import TrajectoryBreaks
 from openmm_scoremd.units import MOLAR_GAS_CONSTANT
 
 logger = logging.getLogger(__name__)
@@ -24,13 +27,15 @@ logger = logging.getLogger(__name__)
 FloatArray: TypeAlias = NDArray[np.float64]
 
 #: A replica that breaks so often before its next frame is given up.
-MOST_RESTARTS_PER_FRAME = 5
+MOST_RESTARTS_BEFORE_A_FRAME = 5
+#: A run with more restarts per frame than this is no simulation, and ends with an error.
+MOST_RESTARTS_PER_FRAME = 0.5
 
 _DRAWS, _DRAWN_TOGETHER = 5, 8
 _RESTART, _JUMP, _VELOCITIES = 1, 2, 3  # purposes of random numbers
 
 
-class Mender:
+class Restarts:
     """Watches the replicas of a run.
 
     All random numbers are functions of seed, purpose, replica and step, so that what happens to one
@@ -46,8 +51,8 @@ class Mender:
         What to do with replicas that broke.
     guard : Guard
         What they must stay within.
-    marks : Marks
-        Where breaks are noted.
+    breaks : TrajectoryBreaks
+        Where restarts are noted.
 
     Attributes
     ----------
@@ -61,11 +66,12 @@ class Mender:
         simulation: ReplicaSimulation,
         settings: RunSettings,
         guard: Guard,
-        marks: Marks,
+        breaks: TrajectoryBreaks,
     ) -> None:
         self._folder, self._simulation = folder, simulation
-        self._settings, self._guard, self._marks = settings, guard, marks
+        self._settings, self._guard, self._breaks = settings, guard, breaks
         self._masses = simulation.model.masses[:, None]
+        self._uncalled: ScoreModelFile | None = None
         self._recent = np.zeros(settings.replicas, dtype=np.int64)
         self._frames_then = np.zeros(settings.replicas, dtype=np.int64)
         shape = (settings.replicas, simulation.model.n_beads, 3)
@@ -73,7 +79,7 @@ class Mender:
 
     def remember(self, positions: FloatArray, velocities: FloatArray) -> None:
         """Keep a state (R, N, 3), nm and nm/ps, as the last good one, but for frozen replicas."""
-        frozen = list(self._marks.frozen)
+        frozen = list(self._breaks.frozen)
         for kept, new in zip(self.good, (positions, velocities), strict=True):
             parked = kept[frozen].copy()
             kept[:] = new
@@ -95,15 +101,15 @@ class Mender:
         """Return kinetic temperatures (R,), K, of velocities (R, N, 3), nm/ps; NaN if frozen."""
         kinetic = 0.5 * (self._masses * velocities**2).sum(axis=(1, 2))
         result = 2.0 * kinetic / (MOLAR_GAS_CONSTANT * velocities[0].size)
-        result[list(self._marks.frozen)] = np.nan
+        result[list(self._breaks.frozen)] = np.nan
         return np.asarray(result)
 
-    def inspect(self, recorder: Recorder) -> tuple[FloatArray, FloatArray]:
-        """Mend replicas whose positions are broken.
+    def inspect(self, recorder: FrameRecorder) -> tuple[FloatArray, FloatArray]:
+        """Replace replicas whose positions or temperatures are broken.
 
         Parameters
         ----------
-        recorder : Recorder
+        recorder : FrameRecorder
             Trajectories, which end where a replica is frozen.
 
         Returns
@@ -117,10 +123,12 @@ class Mender:
             If a replica broke and that is to stop the run, or if all are frozen.
         """
         positions, velocities = self._simulation.phase_space()
-        return self._mend(self._guard.broken(positions), positions, velocities, recorder)
+        broken = self._guard.broken_temperatures(self.temperatures(velocities))
+        broken |= self._guard.broken(positions)
+        return self._replace(broken, positions, velocities, recorder)
 
-    def inspect_energies(self, recorder: Recorder) -> FloatArray:
-        """Mend replicas whose positions or energies are broken.
+    def inspect_energies(self, recorder: FrameRecorder) -> FloatArray:
+        """Replace replicas whose positions, temperatures or energies are broken.
 
         Returns
         -------
@@ -138,14 +146,24 @@ class Mender:
         if not broken:
             return energies
         _, velocities = self._simulation.phase_space()
-        positions, _ = self._mend(broken, positions, velocities, recorder)
+        positions, _ = self._replace(broken, positions, velocities, recorder)
         return self._energies(positions)
+
+    def finish(self, frames: int) -> None:
+        """Check at the end, with so many frames of each replica, that there was a simulation.
+
+        Raises
+        ------
+        NumericalError
+            If replicas broke more often than they were simulated.
+        """
+        self._require_simulation(frames, forgiven=0)
 
     def jump(self) -> None:
         """Move every replica to an independent frame; those drawn outside the limits stay."""
         step = self._simulation.current_step
         frames = self._draw(self._settings.replicas, _JUMP, step, 0)
-        stay = {*self._guard.broken(frames), *self._marks.frozen}
+        stay = {*self._guard.broken(frames), *self._breaks.frozen}
         positions, velocities = self._simulation.phase_space()
         for replica in range(self._settings.replicas):
             if replica not in stay:
@@ -154,23 +172,40 @@ class Mender:
         self._simulation.set_phase_space(positions, velocities)
         self.remember(positions, velocities)
 
+    def _require_simulation(self, frames: float, *, forgiven: int) -> None:
+        settings, restarts = self._settings, self._breaks.restarts
+        written = self._breaks.frames_of_all(frames, settings.replicas)
+        if len(restarts) <= forgiven + MOST_RESTARTS_PER_FRAME * written:
+            return
+        raise NumericalError(
+            f"{len(restarts)} restarts in {written:.0f} frames: with a time step of "
+            f"{settings.timestep:g} ps ({1e3 * settings.timestep:g} fs) replicas of "
+            f"{self._simulation.model.path.name} break more often than they simulate, the last: "
+            f"{restarts[-1]['reason']}. Use a shorter time step, or a model that was trained "
+            f"better; what broke is in {self._folder / 'failures'}"
+        )
+
     def _energies(self, positions: FloatArray) -> FloatArray:
         energies = np.full(len(positions), np.nan)
-        running = [r for r in range(len(positions)) if r not in self._marks.frozen]
+        running = [r for r in range(len(positions)) if r not in self._breaks.frozen]
         energies[running] = self._simulation.model.potential_energy(positions[running])
         return energies
 
-    def _mend(
+    def _replace(
         self,
         broken: Mapping[int, str],
         positions: FloatArray,
         velocities: FloatArray,
-        recorder: Recorder,
+        recorder: FrameRecorder,
     ) -> tuple[FloatArray, FloatArray]:
         for replica, reason in sorted(broken.items()):
-            if replica not in self._marks.frozen:
-                self._mend_one(replica, reason, positions, velocities, recorder)
-        frozen = list(self._marks.frozen)
+            if replica not in self._breaks.frozen:
+                self._replace_one(replica, reason, positions, velocities, recorder)
+        if broken:
+            simulated = max(self._simulation.current_step, 0) / self._settings.interval
+            # Once each, they may all have begun badly.
+            self._require_simulation(simulated, forgiven=self._settings.replicas)
+        frozen = list(self._breaks.frozen)
         if len(frozen) == self._settings.replicas:
             raise NumericalError(
                 f"all {len(frozen)} replicas broke and are frozen; use a shorter timestep, or look "
@@ -182,13 +217,13 @@ class Mender:
             self._simulation.set_phase_space(positions, velocities)
         return positions, velocities
 
-    def _mend_one(
+    def _replace_one(
         self,
         replica: int,
         reason: str,
         positions: FloatArray,
         velocities: FloatArray,
-        recorder: Recorder,
+        recorder: FrameRecorder,
     ) -> None:
         step = self._simulation.current_step
         path = write_failure(
@@ -209,13 +244,13 @@ class Mender:
         if frame is None:
             # What is in memory holds good frames of this replica.
             recorder.flush()
-            self._marks.frozen[replica] = recorder.frames
+            self._breaks.frozen[replica] = recorder.frames
             logger.warning("replica %d is frozen at step %d: %s", replica, step, reason)
             return
         positions[replica], velocities[replica] = frame, self._velocities(step, replica)
         self.good[0][replica], self.good[1][replica] = positions[replica], velocities[replica]
         if step > 0:
-            self._marks.breaks.append(
+            self._breaks.restarts.append(
                 {
                     "replica": replica,
                     "frame": recorder.frames,
@@ -234,22 +269,31 @@ class Mender:
             self._recent[replica] = 0
         self._recent[replica] += 1
         self._frames_then[replica] = frames
-        if self._recent[replica] > MOST_RESTARTS_PER_FRAME:
+        if self._recent[replica] > MOST_RESTARTS_BEFORE_A_FRAME:
             return None
         for draw in range(_DRAWS):
             drawn = self._draw(_DRAWN_TOGETHER, _RESTART, step, replica, draw)
             broken = self._guard.broken(drawn)
             for index, frame in enumerate(drawn):
                 if index not in broken:
-                    return np.asarray(frame)
+                    return self._in_its_place(frame, replica)
         return None
+
+    def _in_its_place(self, frame: FloatArray, replica: int) -> FloatArray:
+        """Return a frame where the replica was: forces that were added may depend on the place."""
+        if not self._simulation.added_forces_sha256:
+            return frame
+        if not self._simulation.model.metadata.translation_invariant:
+            return frame
+        return np.asarray(kabsch_align(frame, self.good[0][replica]))
 
     def _draw(self, n: int, *key: int) -> FloatArray:
         # TorchScript watches its first calls and rounds otherwise from then on. With a model that
-        # nobody has called, frames do not depend on what this process drew before.
-        model = self._simulation.model
-        fresh = ScoreModelFile(model.path, sha256=model.sha256)
-        return fresh.sample(n, seed=self._seed(*key))
+        # nobody else calls, as its code stands there, frames depend on the seed alone.
+        if self._uncalled is None:
+            self._uncalled = self._simulation.model.uncalled()
+        with unoptimised():
+            return self._uncalled.sample(n, seed=self._seed(*key))
 
     def _velocities(self, step: int, replica: int) -> FloatArray:
         random: np.random.Generator = np.random.default_rng(self._seed(_VELOCITIES, step, replica))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from openmm_scoremd._renamed import keep_old_attribute
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
-from openmm_scoremd.model_file import Backend
+from openmm_scoremd.forces.options import Backend, checked_backend, checked_choice
+from openmm_scoremd.trajectories.formats import MOST_STEPS
 
 #: File format of trajectories: DCD keeps float32, XTC 0.001 nm (and all digits below 10 beads).
 TrajectoryFormat: TypeAlias = Literal["dcd", "xtc"]
@@ -22,13 +25,12 @@ OnFailure: TypeAlias = Literal["restart", "freeze", "stop"]
 #: Whether molecules that diffused away are brought back; "auto" does so without added forces.
 Recentring: TypeAlias = Literal["auto", "on", "off"]
 
-#: DCD and XTC count steps in 32 bits.
-_MOST_STEPS = 2**31 - 1
 #: What may differ when a run is resumed.
-_CHANGEABLE = ("steps", "on_failure", "checkpoint_seconds")
+_CHANGEABLE = ("steps", "on_failure", "checkpoint_seconds", "platform")
 _PICOSECONDS = {"fs": 1e-3, "ps": 1.0, "ns": 1e3, "us": 1e6, "µs": 1e6, "ms": 1e9}
 
 
+@keep_old_attribute("potential_scale", "potential_factor")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Settings of a :class:`~openmm_scoremd.simulation.run.replica_run.ReplicaRun`.
@@ -52,13 +54,15 @@ class RunSettings:
         Friction of the thermostat.
     temperature : float, K, optional
         The model's if not given.
-    potential_scale : float
+    potential_factor : float
         Factor of the model's potential. Other ones than 1 are for crossing barriers: frames have to
         be reweighted.
     platform : str, optional
         OpenMM platform; the one that fits if not given.
-    backend : {"auto", "torchforce", "pythonforce", "compiled"}
-        Force class.
+    backend : {"auto", "torchforce", "pythonforce", "kernel"}
+        Who evaluates the model.
+    device : str, optional
+        PythonForce only: where the model runs, "cpu" also beside a GPU.
     format : {"dcd", "xtc"}
         File format of trajectories.
     files : {"replica", "combined"}
@@ -90,9 +94,10 @@ class RunSettings:
     timestep: float = 0.002
     friction: float = 1.0
     temperature: float | None = None
-    potential_scale: float = 1.0
+    potential_factor: float = 1.0
     platform: str | None = None
     backend: Backend = "auto"
+    device: str | None = None
     format: TrajectoryFormat = "dcd"
     files: Layout = "replica"
     on_failure: OnFailure = "restart"
@@ -103,32 +108,27 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         for name, lowest in _LOWEST.items():
-            if getattr(self, name) < lowest:
-                raise InvalidInputError(
-                    f"{name} is {getattr(self, name)}; it must be at least {lowest}"
-                )
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), lowest))
+        for name, unit in _POSITIVE.items():
+            if name != "temperature" or self.temperature is not None:
+                object.__setattr__(self, name, positive(name, getattr(self, name), unit))
+        object.__setattr__(self, "backend", checked_backend(self.backend))
         for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise InvalidInputError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of "
-                    f"{', '.join(get_args(kind))}"
-                )
+            checked_choice(name, getattr(self, name), get_args(kind))
         if self.interval > self.steps:
             raise InvalidInputError(
                 f"interval is {self.interval} and steps {self.steps}: there would be no frame"
             )
-        if self.steps > _MOST_STEPS:
+        if self.steps > MOST_STEPS:
             raise InvalidInputError(
-                f"steps is {self.steps}; trajectory files count to {_MOST_STEPS}: use more "
+                f"steps is {self.steps}; trajectory files count to {MOST_STEPS}: use more "
                 "replicas, or several runs"
             )
-        if not 0.0 < self.potential_scale < math.inf:
-            raise InvalidInputError(
-                f"potential_scale is {self.potential_scale}; it must be positive"
-            )
         for name in ("margin", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0.0:
-                raise InvalidInputError(f"{name} is {getattr(self, name)}; it must not be negative")
+            value = getattr(self, name)
+            if not (isinstance(value, _NUMBERS) and value >= 0.0):
+                raise InvalidInputError(f"{name} is {value!r}; it must not be negative")
+            object.__setattr__(self, name, float(value))
 
     @property
     def picoseconds(self) -> float:
@@ -150,6 +150,11 @@ class RunSettings:
         CheckpointError
             If entries are missing, unknown or out of range.
         """
+        # Names of version 0.1.
+        content = {"potential_factor": content.get("potential_scale"), **content}
+        content.pop("potential_scale", None)
+        if content.get("backend") == "compiled":
+            content["backend"] = "kernel"
         try:
             return cls(**{**content, "margin": float(content["margin"])})
         except (TypeError, ValueError, KeyError) as error:
@@ -166,14 +171,13 @@ class RunSettings:
         checkpoint_seconds: float | None = None,
     ) -> RunSettings:
         """Return settings with the values that are not None; these may change in a resumed run."""
-        return dataclasses.replace(
-            self,
-            steps=self.steps if steps is None else steps,
-            on_failure=on_failure or self.on_failure,
-            checkpoint_seconds=(
-                self.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
-            ),
-        )
+        given = {
+            "steps": steps,
+            "on_failure": on_failure,
+            "checkpoint_seconds": checkpoint_seconds,
+        }
+        changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+        return dataclasses.replace(self, **changes)
 
     def check_given(self, given: Mapping[str, Any]) -> None:
         """Check options that were given again when a run is resumed.
@@ -233,11 +237,37 @@ def steps_of_time(text: str, timestep: float) -> int:
     InvalidInputError
         If it is no positive time, or the timestep (ps) is not positive.
     """
-    if not 0.0 < timestep < math.inf:
-        raise InvalidInputError(
-            f"timestep is {timestep} ps; it must be positive, for example 0.002"
-        )
-    return max(1, round(parse_time(text) / timestep))
+    return max(1, round(parse_time(text) / positive("timestep", timestep, " ps")))
+
+
+def whole_number(name: str, value: Any, lowest: int) -> int:
+    """Return a whole number, of NumPy or of Python, as an int.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none, or below ``lowest``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number") from error
+    if number < lowest:
+        raise InvalidInputError(f"{name} is {number}; it must be at least {lowest}")
+    return number
+
+
+def positive(name: str, value: Any, unit: str) -> float:
+    """Return a positive, finite number as a float; the unit is for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none.
+    """
+    if not (isinstance(value, _NUMBERS) and 0.0 < value < math.inf):
+        raise InvalidInputError(f"{name} is {value}{unit}; it must be positive, a finite number")
+    return float(value)
 
 
 def derived_seed(*key: int) -> int:
@@ -254,6 +284,9 @@ _LOWEST = {
     "seed": 0,
     "jump_interval": 0,
 }
+_NUMBERS = (int, float, np.integer, np.floating)
+#: Numbers, and how their units look behind them.
+_POSITIVE = {"timestep": " ps", "friction": "/ps", "temperature": " K", "potential_factor": ""}
 _CHOICES: dict[str, Any] = {
     "format": TrajectoryFormat,
     "files": Layout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +18,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import unit
 
-from openmm_scoremd._files.atomic import atomic_path, package_versions, sha256_of_file
+from openmm_scoremd._files.atomic import atomic_path
+from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile, frames_in_nanometers
 from openmm_scoremd.simulation.replicas import PrepareSystem, ReplicaSimulation
 from openmm_scoremd.simulation.run.folder import Checkpoint
 from openmm_scoremd.simulation.run.guards import Guard, make_guard, with_energies
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
-from openmm_scoremd.topology import write_pdb, write_psf
+from openmm_scoremd.simulation.stability import stable_timestep
+from openmm_scoremd.trajectories.bead_files import write_viewer_files
 from openmm_scoremd.trajectories.reading import load_start_frames
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ _REDRAWS = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Beginning:
+class StartFrames:
     """Where replicas begin.
 
     Attributes
@@ -54,7 +57,7 @@ class Beginning:
     sha256: str = ""
 
     @classmethod
-    def of(cls, start: ArrayLike | str | os.PathLike[str] | None) -> Beginning:
+    def of(cls, start: ArrayLike | str | os.PathLike[str] | None) -> StartFrames:
         """Describe what a caller gave."""
         if start is None:
             return cls()
@@ -67,8 +70,8 @@ class Beginning:
     @classmethod
     def again(
         cls, content: Mapping[str, Any], start: ArrayLike | str | os.PathLike[str] | None
-    ) -> Beginning:
-        """Return the beginning of a run that has no checkpoint yet.
+    ) -> StartFrames:
+        """Return the start frames of a run that has no checkpoint yet.
 
         Raises
         ------
@@ -106,7 +109,8 @@ class Beginning:
                 f"start frames have shape {frames.shape}; {settings.replicas} replicas need "
                 f"({settings.replicas}, {model.n_beads}, 3)"
             )
-        guard = make_guard(model.metadata, frames, settings.margin)
+        kelvin = settings.temperature or model.temperature
+        guard = make_guard(model.metadata, frames, settings.margin, temperature=kelvin)
         broken = guard.broken(frames)
         if broken and self.sha256:
             raise InvalidInputError(
@@ -114,10 +118,14 @@ class Beginning:
                 f"{next(iter(broken.values()))}; choose others, or a larger --margin"
             )
         frames = _redrawn(model, settings, guard, frames) if broken else frames
-        if guard.bonds:
-            # A flatter potential is climbed further, as with a higher temperature.
-            hottest = model.temperature / min(settings.potential_scale, 1.0)
-            guard = with_energies(guard, model.potential_energy(frames), hottest)
+        if not math.isinf(settings.margin):
+            guard = with_energies(
+                guard,
+                model.potential_energy(frames),
+                # A flatter potential is climbed further, as with a higher temperature.
+                temperature=max(kelvin / settings.potential_factor, model.temperature),
+                degrees=model.metadata.n_dims * model.n_beads,
+            )
         return frames, guard
 
 
@@ -141,8 +149,14 @@ def _redrawn(
 def make_simulation(
     model: ScoreModelFile, settings: RunSettings, prepare_system: PrepareSystem | None, seed: int
 ) -> ReplicaSimulation:
-    """Return the simulation of a run."""
-    return ReplicaSimulation(
+    """Return the simulation of a run.
+
+    Raises
+    ------
+    InvalidInputError
+        If an option cannot be used, or replicas are to jump to frames of another ensemble.
+    """
+    simulation = ReplicaSimulation(
         model,
         replicas=settings.replicas,
         seed=seed,
@@ -151,10 +165,53 @@ def make_simulation(
         timestep=settings.timestep,
         platform=settings.platform,
         backend=settings.backend,
+        device=settings.device,
         prepare_system=prepare_system,
         # Without the parameter a simulation is bit by bit what it was before there was one.
-        potential_scale=None if settings.potential_scale == 1.0 else settings.potential_scale,
+        potential_factor=None if settings.potential_factor == 1.0 else settings.potential_factor,
     )
+    if settings.jump_interval:
+        check_ensemble(simulation)
+    return simulation
+
+
+def check_ensemble(simulation: ReplicaSimulation) -> None:
+    """Check that independent frames of the model are those of a simulation's ensemble.
+
+    Raises
+    ------
+    InvalidInputError
+        If forces were added, or the potential or the temperature are not the model's.
+    """
+    model = simulation.model
+    reasons = {
+        "forces were added": bool(simulation.added_forces_sha256),
+        f"the potential has the factor {simulation.potential_factor:g}": (
+            simulation.potential_factor != 1.0
+        ),
+        f"the temperature is {simulation.temperature:g} K and not {model.temperature:g} K": (
+            abs(simulation.temperature - model.temperature) > 0.01
+        ),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise InvalidInputError(
+            f"{' and '.join(found)}: independent frames of the model belong to another ensemble; "
+            "simulate without jumps"
+        )
+
+
+def warn_of_timestep(model: ScoreModelFile, settings: RunSettings) -> None:
+    """Log a warning where the time step is too long for the fastest motion of the model."""
+    limit = stable_timestep(model) / math.sqrt(settings.potential_factor)
+    if settings.timestep >= limit:
+        logger.warning(
+            "timestep is %g ps; the fastest motion of %s is stable below about %.2g ps: replicas "
+            "will break, use a shorter one",
+            settings.timestep,
+            model.path.name,
+            limit,
+        )
 
 
 def resolved(settings: RunSettings, simulation: ReplicaSimulation) -> RunSettings:
@@ -164,7 +221,7 @@ def resolved(settings: RunSettings, simulation: ReplicaSimulation) -> RunSetting
 
 
 def identity(
-    simulation: ReplicaSimulation, settings: RunSettings, begun: Beginning
+    simulation: ReplicaSimulation, settings: RunSettings, begun: StartFrames
 ) -> dict[str, Any]:
     """Return what a resumed run must have in common with this one."""
     return {
@@ -247,7 +304,7 @@ def restore_context(
     loaded = False
     if not [name for name in different if not name.startswith("torch")]:
         try:
-            context.loadCheckpoint(state.context)
+            simulation.load_checkpoint(state.context)
             loaded = True
         except openmm.OpenMMException as error:
             logger.warning("the state of OpenMM cannot be loaded: %s", error)
@@ -258,6 +315,8 @@ def restore_context(
             ", ".join(f"{k} ({then.get(k, '-')}, now {now.get(k, '-')})" for k in different),
         )
     if not loaded:
+        for name, value in state.header.get("parameters", {}).items():
+            context.setParameter(name, value)
         context.setStepCount(step)
         context.setTime(step * settings.timestep)
 
@@ -266,13 +325,16 @@ def write_topologies(
     model: ScoreModelFile, frames: FloatArray, folder: Path, settings: RunSettings
 ) -> None:
     """Write ``topology.pdb`` and ``.psf`` of one replica, and ``replicas.pdb`` if files are one."""
-    write_pdb(model.bead_topology, frames[0], folder / "topology.pdb")
-    write_psf(model.bead_topology, folder / "topology.psf")
+    write_viewer_files(model.bead_topology, frames[0], folder / "topology")
     if settings.files == "combined":
+        topology = model.replica_topology(settings.replicas)
         positions = frames.reshape(-1, 3) * unit.nanometer
-        with (
-            atomic_path(folder / "replicas.pdb") as path,
-            open(path, "w", encoding="utf-8") as file,
-        ):
-            topology = model.replica_topology(settings.replicas)
-            app.PDBFile.writeFile(topology, positions, file)
+        try:
+            with (
+                atomic_path(folder / "replicas.pdb") as path,
+                open(path, "w", encoding="utf-8") as file,
+            ):
+                app.PDBFile.writeFile(topology, positions, file)
+        # A coordinate that does not fit into its columns.
+        except ValueError as error:
+            logger.warning("no replicas.pdb: %s", error)

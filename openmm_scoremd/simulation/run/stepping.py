@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from openmm_scoremd.errors import NumericalError
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
-from openmm_scoremd.simulation.run.recording import FRAMES_PER_STATE, Recorder
-from openmm_scoremd.simulation.run.restarts import Mender
+from openmm_scoremd.simulation.run.recording import FRAMES_PER_STATE, FrameRecorder
+from openmm_scoremd.simulation.run.restarts import Restarts
 from openmm_scoremd.simulation.run.settings import RunSettings
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -35,24 +35,24 @@ class Stepper:
         The replicas.
     settings : RunSettings
         Intervals.
-    recorder : Recorder
+    recorder : FrameRecorder
         Where frames and state data go.
-    mender : Mender
-        Who replaces replicas that broke.
+    restarts : Restarts
+        Replaces replicas that broke.
     """
 
     def __init__(
         self,
         simulation: ReplicaSimulation,
         settings: RunSettings,
-        recorder: Recorder,
-        mender: Mender,
+        recorder: FrameRecorder,
+        restarts: Restarts,
     ) -> None:
         self._simulation, self._settings = simulation, settings
-        self._recorder, self._mender = recorder, mender
+        self._recorder, self._restarts = recorder, restarts
         self._recentres = settings.recentring == "on" or (
             settings.recentring == "auto"
-            and simulation.model.metadata.is_molecule
+            and simulation.model.metadata.translation_invariant
             and not simulation.added_forces_sha256
         )
         self._temperatures = np.zeros(settings.replicas)
@@ -86,25 +86,28 @@ class Stepper:
         Raises
         ------
         NumericalError
-            If OpenMM fails, a replica broke and that is to stop the run, or all are frozen.
+            If OpenMM fails, a replica broke and that is to stop the run, replicas break more often
+            than they simulate, or all are frozen.
+        KeyboardInterrupt
+            After Ctrl-C.
         """
         simulation, before = self._simulation, self._simulation.current_step
         jump = self._settings.jump_interval
         # Before steps, not after them: the end of a run that is made longer later is no exception.
         if jump and before > 0 and before % jump == 0:
-            self._mender.jump()
+            self._restarts.jump()
         due = self._due()
         target = min(due, before + self._piece, self._settings.steps)
         began = time.perf_counter()
         try:
-            simulation.simulation.step(target - before)
+            simulation.advance(target - before)
         # OpenMM's CPU platform stops at NaN with a message that names no replica.
         except openmm.OpenMMException as error:
             if np.isfinite(simulation.positions).all():
                 raise NumericalError(
                     f"OpenMM stopped after step {simulation.current_step}: {error}"
                 ) from error
-            self._mender.inspect(self._recorder)
+            self._restarts.inspect(self._recorder)
             return
         seconds = max((time.perf_counter() - began) / (target - before), 1e-9)
         self._piece = int(min(max(_PIECE_SECONDS / seconds, 1), CHECK_STEPS))
@@ -118,14 +121,14 @@ class Stepper:
         return min((step // every + 1) * every for every in intervals)
 
     def _look(self) -> None:
-        """Do what is due at this step: mend, move back, record."""
+        """Do what is due at this step: replace, move back, record."""
         settings, step = self._settings, self._simulation.current_step
         frame_is_due = step > 0 and step % settings.interval == 0
         state_is_due = frame_is_due and step % (FRAMES_PER_STATE * settings.interval) == 0
-        energies = self._mender.inspect_energies(self._recorder) if state_is_due else None
-        positions, velocities = self._mender.inspect(self._recorder)
+        energies = self._restarts.inspect_energies(self._recorder) if state_is_due else None
+        positions, velocities = self._restarts.inspect(self._recorder)
         if step > 0:
-            self._temperatures += self._mender.temperatures(velocities)
+            self._temperatures += self._restarts.temperatures(velocities)
             self._samples += 1
         if frame_is_due:
             if self._recentres:
@@ -136,7 +139,7 @@ class Stepper:
             self._recorder.record_state(step, energies, means, self.speed)
             self.restore(np.zeros_like(means), 0)
             self.start_clock()
-        self._mender.remember(positions, velocities)
+        self._restarts.remember(positions, velocities)
 
     def _recentred(self, positions: FloatArray, velocities: FloatArray) -> FloatArray:
         # Whole nanometers are subtracted without rounding from what is larger: the shape stays as

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from openmm_scoremd.models.graph_transformer import (
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.network import (
     GELU_CUBIC,
     GELU_SLOPE,
     EdgeAttention,
-    GraphTransformerEnergy,
 )
 
 #: Up to so many beads, a compiler makes faster code of sums than of calls to matrix products.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,17 +9,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-logger = logging.getLogger(__name__)
-
 #: Shape and strides of several tensors: what a compiled graph takes for granted.
 Layouts = tuple[tuple[torch.Size, tuple[int, ...]], ...]
 
 #: Results of batched products with at most so many columns, and more rows, are computed turned.
 _NARROW = 16
-
-#: Numbers of parameters in glibc's <malloc.h>, and values: blocks up to 32 MiB, the most it allows,
-#: come from one heap, of which up to 1 GiB is kept when freed.
-_MALLOC_PARAMETERS = {-3: 2**25, -1: 2**30, -8: 1}
 
 
 def layouts(tensors: Sequence[Tensor]) -> Layouts:
@@ -104,21 +95,4 @@ def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable
     if examples[0].device.type == "cpu":
         # Said in words, because inductor's cache would return code made for other threads.
         options = {"cpp_wrapper": True, "cpp.threads": torch.get_num_threads()}
-        keep_freed_memory()
     return cast(Callable[..., Any], compile_with_inductor(graph, list(examples), options=options))
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for the next step.
-
-    A step allocates the same buffers of some MB as the one before. The C library of Linux returns
-    such blocks to the system when they are freed, and the system clears every page again when it is
-    used: a fifth of the time of a step. Elsewhere nothing is changed. All threads then share one
-    heap, because the heaps of other threads are too small to keep such blocks; this holds for the
-    whole process and cannot be undone.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        for parameter, value in _MALLOC_PARAMETERS.items():
-            if library.mallopt(parameter, value) == 0:
-                logger.debug("the C library refused mallopt(%d, %d)", parameter, value)

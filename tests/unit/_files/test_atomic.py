@@ -1,6 +1,6 @@
+import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -119,6 +119,50 @@ class TestFailure:
             Path("/dev/full").write_text("the other half")
         assert target.read_text() == OLD
         assert contents(target.parent) == ["result.txt"]
+
+    @pytest.mark.parametrize("raised", [None, OSError("oops"), TypeError("oops")])
+    def test_disk_full_whatever_the_writer_makes_of_it(self, target, file_limit, raised):
+        with (
+            file_limit(100),
+            pytest.raises(OSError, match=r"cannot write: File too large.*result\.txt"),
+            atomic.atomic_path(target) as temporary,
+        ):
+            try:
+                temporary.write_bytes(bytes(200))
+            except OSError:
+                if raised is not None:
+                    raise raised from None
+                raise
+        assert target.read_text() == OLD
+        assert contents(target.parent) == ["result.txt"]
+
+    def test_disk_full_where_the_writer_says_so_in_words(self, target):
+        with (
+            pytest.raises(OSError, match=r"cannot write: No space left.*result\.txt"),
+            atomic.atomic_path(target),
+        ):
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        assert contents(target.parent) == ["result.txt"]
+
+    def test_disk_full_and_the_writer_does_not_say_so(self, target, file_limit):
+        with (
+            file_limit(100),
+            pytest.raises(OSError, match=r"cannot write: File too large.*result\.txt"),
+            atomic.atomic_path(target) as temporary,
+            contextlib.suppress(OSError),
+        ):
+            temporary.write_bytes(bytes(200))
+        assert target.read_text() == OLD
+        assert contents(target.parent) == ["result.txt"]
+
+    def test_other_errors_of_writers_stay_what_they_are(self, target, tmp_path):
+        with pytest.raises(FileNotFoundError, match="absent"), atomic.atomic_path(target):
+            (tmp_path / "absent").read_text()
+        with pytest.raises(TypeError, match="oops"), atomic.atomic_path(target):
+            raise TypeError("oops")
+        with pytest.raises(TypeError, match="oops"), atomic.atomic_path(target) as temporary:
+            temporary.unlink()
+            raise TypeError("oops")
 
     def test_folder_as_target(self, tmp_path):
         with pytest.raises(IsADirectoryError, match=tmp_path.name):
@@ -271,7 +315,7 @@ class TestKill:
             assert len(set(text)) == 1
 
 
-class TestRecords:
+class TestJSON:
     def test_json_takes_dataclasses_paths_and_arrays(self, tmp_path):
         @dataclasses.dataclass
         class Settings:
@@ -290,34 +334,3 @@ class TestRecords:
         with pytest.raises(TypeError, match="object cannot be written to JSON"):
             atomic.write_json(target, {"x": object()})
         assert target.read_text() == OLD
-
-    def test_sha256_of_a_file_longer_than_one_block(self, tmp_path):
-        data = os.urandom((1 << 20) + 17)
-        (tmp_path / "x").write_bytes(data)
-        assert atomic.sha256_of_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()
-
-    def test_versions_name_what_is_missing(self, monkeypatch):
-        monkeypatch.setattr(atomic, "RECORDED_PACKAGES", ("numpy", "no-such-package"))
-        versions = atomic.package_versions()
-        assert versions["numpy"] == np.__version__
-        assert versions["no-such-package"] == "not installed"
-        assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
-
-    def test_run_record(self, target):
-        path = atomic.write_run_record(
-            target.parent / "run",
-            arguments={"steps": 10},
-            seeds={"integrator": 1},
-            inputs={"model": target},
-            results={"speed": 2.5},
-        )
-        record = json.loads(path.read_text())
-        assert path == target.parent / "run" / "run.json"
-        assert record["inputs"]["model"] == {
-            "name": "result.txt",
-            "sha256": hashlib.sha256(OLD.encode()).hexdigest(),
-        }
-        assert (record["arguments"], record["seeds"]) == ({"steps": 10}, {"integrator": 1})
-        assert record["results"] == {"speed": 2.5}
-        assert record["finished"].endswith("+00:00")
-        assert {"python", "torch", "openmm"} <= set(record["versions"])

@@ -12,6 +12,7 @@ from openmm_scoremd.artifact.metadata import (
     read_archive,
     read_metadata,
 )
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ModelFileError
 
 
@@ -21,7 +22,7 @@ def test_json_round_trip_is_exact(make_metadata):
     assert again.to_json() == metadata.to_json()
     assert again.topology == metadata.topology
     assert again.bond_ranges == metadata.bond_ranges
-    assert again.schedule == (0.1, 20.0)
+    assert again.schedule == VPSchedule(0.1, 20.0)
     np.testing.assert_array_equal(again.self_test.forces, metadata.self_test.forces)
 
 
@@ -47,6 +48,10 @@ def test_numpy_numbers_are_accepted_and_become_plain(make_metadata):
         ("t_min", 1.5),
         ("schedule", [0.1]),
         ("schedule", [20.0, 0.1]),
+        ("schedule", {"beta_min": 20.0, "beta_max": 0.1}),
+        ("schedule", {"beta_min": 0.1}),
+        ("translation_invariant", 1),
+        ("translation_invariant", None),
         ("dtype", "bfloat16"),
         ("architecture", "mlp"),
         ("dataset_sha256", "abc"),
@@ -96,8 +101,8 @@ def test_missing_and_unknown_entries_are_named(make_metadata):
 
 def test_newer_schema_asks_for_a_newer_version(make_metadata):
     content = json.loads(make_metadata().to_json())
-    content.update(schema_version=2, colour="red")
-    with pytest.raises(ModelFileError, match=r"schema version 2.*install a newer"):
+    content.update(schema_version=3, colour="red")
+    with pytest.raises(ModelFileError, match=r"schema version 3.*reads up to 2: install a newer"):
         ModelMetadata.from_json(json.dumps(content))
 
 

@@ -12,7 +12,8 @@ from openmm_scoremd.artifact.noise_levels import SCALE_PARAMETER, TIME_PARAMETER
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.forces.create import create_force, load_torchforce_plugin
+from openmm_scoremd.forces.create import create_force
+from openmm_scoremd.forces.torchforce import load_torchforce_plugin
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
 from openmm_scoremd.units import thermal_energy
@@ -32,14 +33,14 @@ PROBLEM = _torchforce_problem()
 BACKENDS = [
     pytest.param("torchforce", marks=pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM)),
     "pythonforce",
-    "compiled",
+    "kernel",
 ]
 
 
 def blurred_energies(frames, t):
     """Energies, kJ/mol, of the data blurred by the noise of ``t``; positions (F, 1, 3) in nm."""
     schedule, time = VPSchedule(), torch.tensor(t, dtype=torch.float64)
-    noise = float(schedule.sigma(time) / schedule.mean_factor(time))
+    noise = float(schedule.sigma(time) / schedule.alpha(time))
     variance = 0.2**2 + noise**2
     x, y = frames[:, 0, 0] / SCALE, frames[:, 0, 1] / SCALE
     density = sum(
@@ -144,9 +145,9 @@ def test_parameters_survive_xml(two_wells, frames, backend):
     assert evaluate(context, frames)[0] == pytest.approx(2.0 * expected, rel=1e-6)
 
 
-def test_the_compiled_kernel_has_one_time(two_wells, caplog):
-    create_force(two_wells(), backend="compiled", adjustable="scale-and-time")
-    assert "the compiled kernel has one diffusion time only" in caplog.text
+def test_the_kernel_has_one_time(two_wells, caplog):
+    create_force(two_wells(), backend="kernel", adjustable="scale-and-time")
+    assert "C++ kernel has one diffusion time only" in caplog.text
 
 
 class TestTimes:
@@ -162,8 +163,21 @@ class TestTimes:
             found = model.potential_energy(frames, t=t)
             np.testing.assert_allclose(found, plain.potential_energy(frames, t=t), rtol=1e-5)
         for t in (0.11, 0.4):
-            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, 0\.4 to 1"):
+            with pytest.raises(InvalidInputError, match=r"from 1e-05 to 0\.1, above 0\.4 to 1"):
                 model.potential_energy(frames, t=t)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("end", [0.7, 0.1])
+    def test_the_end_of_an_expert(
+        self, two_wells, direct_plane, two_wells_network, frames, end, dtype
+    ):
+        # In float32 the boundary is rounded, 0.7 down and 0.1 up.
+        experts = [Expert(two_wells_network(), 1e-5, end), Expert(direct_plane(), end, 1.0)]
+        model = ScoreModelFile(two_wells(TimePartitionedMixture(experts), dtype=dtype))
+        expected = ScoreModelFile(two_wells()).potential_energy(frames, t=end)
+        np.testing.assert_allclose(model.potential_energy(frames, t=end), expected, rtol=1e-5)
+        with pytest.raises(InvalidInputError, match=rf"it has from 1e-05 to {end}$"):
+            model.potential_energy(frames, t=end + 1e-4)
 
     @pytest.mark.parametrize("t", [0.0, 1e-6, 1.5, float("nan"), -1.0])
     def test_outside(self, two_wells, frames, t):

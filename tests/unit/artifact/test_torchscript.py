@@ -1,19 +1,15 @@
 import hashlib
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from openmm_scoremd.artifact.torchscript import (
     checked_device,
-    energy_and_forces,
     load_module,
-    optimised,
     save_module,
     script_module,
-    select_particles,
     tensor_digest,
 )
 from openmm_scoremd.errors import InvalidInputError, ModelFileError
@@ -23,24 +19,16 @@ def _digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_eager_loaded_and_optimised_agree(toy, chain):
-    positions = torch.from_numpy(chain(5, 4).reshape(-1, 3))
+def test_eager_and_loaded_agree(toy, chain):
+    positions = torch.from_numpy(chain(5, 4))
     loaded = load_module(toy.path, device="cpu")
-    expected, forces = energy_and_forces(toy.module, positions)
-    for module in (loaded, optimised(loaded)):
-        energy, found = energy_and_forces(module, positions)
-        assert energy.dtype == torch.float64
-        torch.testing.assert_close(energy, expected, rtol=1e-6, atol=0)
-        torch.testing.assert_close(found, forces, rtol=1e-6, atol=1e-6)
-
-
-def test_forces_are_there_inside_no_grad(toy, chain):
-    positions = torch.from_numpy(chain(1, 4)[0])
-    loaded = load_module(toy.path, device="cpu")
-    with torch.no_grad():
-        _, forces = energy_and_forces(loaded, positions)
-    assert forces.abs().max() > 1.0
-    assert not forces.requires_grad
+    for found, expected in zip(
+        loaded.energies_and_forces(positions),
+        toy.module.energies_and_forces(positions),
+        strict=True,
+    ):
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_weights_of_a_loaded_module_need_no_gradients(make_toy, monkeypatch):
@@ -119,7 +107,7 @@ def test_metadata_of_archive_and_module_must_agree(toy, make_metadata, tmp_path)
         load_module(path, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["score", "metadata", "particle_indices"])
+@pytest.mark.parametrize("name", ["score", "metadata"])
 def test_module_must_follow_the_contract(toy, tmp_path, name):
     class Empty(nn.Module):
         def forward(self, positions: torch.Tensor) -> torch.Tensor:
@@ -131,25 +119,10 @@ def test_module_must_follow_the_contract(toy, tmp_path, name):
             return x
 
     module = Empty() if name == "score" else WithScore()
-    if name == "particle_indices":
-        module.metadata = toy.metadata.to_json()
     path = tmp_path / "other.pt"
     save_module(script_module(module), path, toy.metadata.to_json())
     with pytest.raises(ModelFileError, match=f"no {name}"):
         load_module(path, device="cpu")
-
-
-def test_selection_takes_rows(toy, chain):
-    loaded = load_module(toy.path, device="cpu")
-    positions = torch.from_numpy(np.concatenate([chain(1, 4)[0], np.ones((2, 3))]))
-    expected, forces = energy_and_forces(loaded, positions[:4])
-    shuffled = positions[[4, 2, 0, 5, 3, 1]]
-    select_particles(loaded, [2, 5, 1, 4])
-    for module in (loaded, optimised(loaded)):
-        energy, found = energy_and_forces(module, shuffled)
-        torch.testing.assert_close(energy, expected)
-        torch.testing.assert_close(found[[2, 5, 1, 4]], forces)
-        assert not found[[0, 3]].any()
 
 
 def test_digest_covers_names_types_shapes_and_values():
@@ -168,9 +141,8 @@ def test_digest_covers_names_types_shapes_and_values():
     assert len(digests) == 7
 
 
-def test_digest_survives_scripting_saving_and_selection(toy):
+def test_digest_survives_scripting_and_saving(toy):
     loaded = load_module(toy.path, device="cpu")
-    select_particles(loaded, [1, 2, 3, 4])
     digests = {tensor_digest(m) for m in (toy.module, script_module(toy.module), loaded)}
     assert digests == {toy.metadata.tensor_digest}
 

@@ -1,5 +1,6 @@
 """Campaign files: the jobs that follow, and what is wrong with others."""
 
+import os
 import shutil
 
 import pytest
@@ -86,6 +87,48 @@ def test_digest_follows_what_is_done(write, tmp_path):
     }
 
 
+def test_digest_follows_the_content_of_folders(write, tmp_path):
+    line = "scoremd export {train}/weights.safetensors {folder}/model.pt"
+    other = "scoremd evaluate m.pt beads.npz {folder}/x --simulation=md --iid iid --weights ''"
+    path = write(line, other)
+    (tmp_path / "iid").mkdir()
+    (tmp_path / "md/below").mkdir(parents=True)
+    (tmp_path / "md/replica_0000.dcd").write_text("frames")
+    (tmp_path / "md/below/a.dcd").write_text("frames")
+    known = [digests(path)]
+    for change in (
+        lambda: (tmp_path / "md/replica_0000.dcd").write_text("Frames"),
+        lambda: (tmp_path / "md/below/a.dcd").rename(tmp_path / "md/below/b.dcd"),
+        lambda: (tmp_path / "md/below/b.dcd").write_text("longer"),
+        lambda: (tmp_path / "iid/iid.dcd").touch(),
+    ):
+        change()
+        known.append(digests(path))
+    for name in known[0]:
+        assert len({now[name][1] for now in known}) == 5
+        assert len({now[name][0] for now in known}) == 1
+    # Neither what nobody named nor what has the name of the command.
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/log.csv").touch()
+    assert digests(path) == known[-1]
+
+
+def test_what_the_campaign_writes_is_no_input_of_it(write, tmp_path):
+    path = write("--output {folder}", "--output {folder} --data.scale=.")
+    before = digests(path)
+    (tmp_path / "runs/helix").mkdir(parents=True)
+    (tmp_path / "runs/helix/result").touch()
+    assert digests(path) == before
+    (tmp_path / "another").touch()
+    assert digests(path) != before
+
+
+def test_pipes_are_not_read(write, tmp_path):
+    (tmp_path / "md").mkdir()
+    os.mkfifo(tmp_path / "md/pipe")
+    assert digests(write("--output {folder}", "--output {folder} --data.scale=md"))
+
+
 def test_digest_does_not_depend_on_the_place(write, tmp_path):
     before = digests(write())
     shutil.copytree(tmp_path, tmp_path / "copy")
@@ -111,6 +154,7 @@ def test_digest_does_not_depend_on_the_place(write, tmp_path):
         ("scoremd export", "scoremd campaign", "other than scoremd campaign"),
         ("scoremd export", "scoremd 'export", "No closing quotation"),
         ("  export:", "  model:", "cannot be called model"),
+        ("  export:", "  train.json:", r"cannot be called train\.json"),
         ("{folder}/model.pt", "model.pt", r"steps.export does not say \{folder\}"),
         ("seeds: [0, 7]", "seeds: [0", "no YAML file"),
     ],

@@ -9,6 +9,7 @@ from openmm_scoremd.campaign.plan import Job, Step
 from openmm_scoremd.campaign.record import (
     StepRecord,
     job_state,
+    obstacle,
     read_record,
     state_of,
     status_table,
@@ -26,6 +27,8 @@ def step(tmp_path):
 def test_states_of_a_step(step):
     assert state_of(step) == "waiting"
     step.folder.mkdir()
+    assert state_of(step) == "waiting"
+    step.log.write_text("said something\n$ scoremd info x.pt\n")
     assert state_of(step) == "stopped"
     write_record(step, FINISHED)
     assert read_record(step) == FINISHED
@@ -37,6 +40,25 @@ def test_states_of_a_step(step):
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert state_of(step) == "running"
     assert state_of(step) == "failed"
+
+
+def test_what_was_there_before_is_in_the_way(step):
+    step.folder.mkdir()
+    (step.folder / "notes.txt").touch()
+    step.log.write_text("error: occupied")
+    assert state_of(step) == "occupied"
+    assert f"not made by this campaign ({step.folder} or {step.record})" in obstacle(
+        step, "occupied"
+    )
+    (step.folder / "notes.txt").unlink()
+    assert state_of(step) == "waiting"
+    step.record.write_text('{"somebody": "else"}')
+    assert state_of(step) == "occupied"
+    step.record.unlink()
+    step.folder.rmdir()
+    step.folder.write_text("a file")
+    assert state_of(step) == "occupied"
+    assert job_state(["finished", "occupied"]) == "failed"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"digest": 3}', "\udcff", "[" * 100_000])

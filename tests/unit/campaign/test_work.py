@@ -15,6 +15,8 @@ from openmm_scoremd.campaign.child import specification
 from openmm_scoremd.campaign.plan import load_campaign
 from openmm_scoremd.campaign.record import read_record, state_of
 from openmm_scoremd.campaign.work import run_job
+from openmm_scoremd.data.dataset import save_dataset
+from openmm_scoremd.data.toy import sample_mueller_brown
 from openmm_scoremd.simulation.run.folder import CHECKPOINT, Checkpoint
 from openmm_scoremd.trajectories.reading import load_replicas
 
@@ -23,15 +25,16 @@ BEADS = (
     f"scoremd coarse-grain '{DATA / 'alanine_dipeptide_200.dcd'}' --temperature 300 "
     f"--topology '{DATA / 'alanine_dipeptide.pdb'}' --preset alanine-dipeptide"
 )
+CHILD = [sys.executable, "-m", "openmm_scoremd.campaign.child"]
 TINY = """
 title: tiny
-network: {kind: mlp, widths: [8]}
+network: {family: mlp, hidden_dims: [8]}
 hardware: {accelerator: cpu, backend: eager}
 epochs: 4000
 batch_size: 16
 log_steps: 4
 checkpoint_seconds: 0
-data: {path: beads.npz}
+data: {path: points.npz, augmentation: none, scale: 1.0}
 """
 
 
@@ -49,6 +52,23 @@ def job_of(tmp_path):
         return job
 
     return make
+
+
+@pytest.fixture
+def run_child(tmp_path):
+    """Return a function that runs the process of a step and returns its exit code."""
+
+    def run(step):
+        step.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(step.log, "ab") as log:
+            process = subprocess.Popen(CHILD, stdin=subprocess.PIPE, stderr=log, cwd=tmp_path)
+            process.stdin.write(specification(step))
+            process.stdin.flush()
+            code = process.wait(60)
+            process.stdin.close()
+            return code
+
+    return run
 
 
 def test_steps_are_done_once(job_of):
@@ -81,25 +101,46 @@ def test_half_a_result_is_removed(job_of):
     folder = job.steps[0].folder
     folder.mkdir(parents=True)
     (folder / "beads.psf").write_text("left by a process that was killed")
+    job.steps[0].log.write_text("$ scoremd coarse-grain\n")
     assert run_job(job).error == ""
     assert (folder / "beads.psf").read_text().startswith("PSF")
 
 
-def test_other_work_is_not_overwritten(job_of):
+@pytest.mark.parametrize("name", ["first/notes.txt", "first.json", "first"])
+def test_what_the_campaign_did_not_make_stays(job_of, name, run_child):
+    job = job_of(first=f"{BEADS} --output {{folder}}/beads.npz")
+    (step,) = job.steps
+    path = step.folder.parent / name
+    path.parent.mkdir(parents=True)
+    path.write_text("a year of work")
+    before = sorted(path.parent.iterdir())
+    error = run_job(job).error
+    assert "first would write where there is something already" in error
+    assert sorted(path.parent.iterdir()) == before
+    # Nor does a process that was started before somebody put it there.
+    assert run_child(step) == 2
+    assert path.read_text() == "a year of work"
+    assert "would write where" in step.log.read_text()
+    # And so it is the next time.
+    assert run_job(job).error == error
+
+
+def test_other_work_is_not_overwritten(job_of, run_child):
     assert run_job(job_of(first=f"{BEADS} --output {{folder}}/beads.npz")).error == ""
     job = job_of(first=f"{BEADS} --stride 2 --output {{folder}}/beads.npz")
     assert "was done with another command line" in run_job(job).error
+    assert run_child(job.steps[0]) == 2
+    assert (job.steps[0].folder / "beads.npz").exists()
     assert "200 frames" in job.steps[0].log.read_text()
 
 
 def test_a_step_ends_with_its_worker(job_of, tmp_path):
     (step,) = job_of(first=f"{BEADS} --output {{folder}}/beads.npz").steps
     step.folder.parent.mkdir(parents=True)
-    child = [sys.executable, "-m", "openmm_scoremd.campaign.child"]
     # The lock keeps it waiting, so that the end of its input is what ends it.
     with open(step.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = subprocess.Popen(child, stdin=subprocess.PIPE, cwd=tmp_path)
+        process = subprocess.Popen(CHILD, stdin=subprocess.PIPE, cwd=tmp_path)
         process.stdin.write(specification(step))
         process.stdin.flush()
         with pytest.raises(subprocess.TimeoutExpired):
@@ -144,10 +185,8 @@ def kill_worker(start_worker, condition):
 @pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint(job_of, start_worker, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    train = job_of(
-        beads=f"{BEADS} --output {{folder}}/beads.npz",
-        train="scoremd train --config tiny.yaml --output {folder} --data.path {beads}/beads.npz",
-    ).steps[1]
+    save_dataset(sample_mueller_brown(64, seed=0), tmp_path / "points.npz")
+    (train,) = job_of(train="scoremd train --config tiny.yaml --output {folder}").steps
 
     def logged():
         log = train.folder / "log.csv"

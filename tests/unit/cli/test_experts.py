@@ -10,20 +10,20 @@ from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import load_weights
 
 CONFIG = """
-data: {path: points.npz, held_back_fraction: 0.0, augmentation: none, scale: 1.0}
+data: {path: points.npz, held_out_fraction: 0.0, augmentation: none, scale: 1.0}
 hardware: {backend: eager}
 batch_size: 16
 experts:
   - name: high
     t_min: 0.1
     t_max: 1.0
-    network: {kind: mlp, output: direct, widths: [4], t_min: 0.1, t_max: 1.0}
+    network: {family: mlp, output: direct, hidden_dims: [4], t_min: 0.1, t_max: 1.0}
     loss: {t_min: 0.1, weight_start: 0.1, weight_midpoint: 0.5}
     epochs: 1
   - name: low
     t_min: 1.0e-5
     t_max: 0.1
-    network: {kind: mlp, widths: [4], t_max: 0.1}
+    network: {family: mlp, hidden_dims: [4], t_max: 0.1}
     loss: {t_max: 0.1, weight_midpoint: 0.05, weight_end: 0.1}
     fokker_planck: {alpha: 5.0e-4}
     epochs: 2

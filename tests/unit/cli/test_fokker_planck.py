@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
 from openmm_scoremd.evaluation.fokker_planck import fokker_planck_error, frame_errors
@@ -130,10 +130,13 @@ def test_refused_before_anything_is_written(folder, make_trained):
     save_weights(
         dataclasses.replace(make_trained("graph"), description=description), "named.safetensors"
     )
-    for name, part in (("other", "other 3 (B0 B1 B2) in 3"), ("named", "named 5 (V W X Y Z) in 3")):
+    for name, part in (
+        ("other", "there are 5 beads and not 3"),
+        ("named", "bead 0 is B0 of TOY and not V of TOY"),
+    ):
         code, _, err = measure("one.safetensors", f"{name}.safetensors")
         assert code == 2
-        assert "beads.npz has 5 beads (B0 B1 B2 B3 B4) in 3 dimensions and " + part in err
+        assert f"beads.npz is not of the molecule of {name}: {part}" in err
         assert not (folder / "out").exists()
     (folder / "full").mkdir()
     (folder / "full/file").touch()

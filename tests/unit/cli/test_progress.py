@@ -2,13 +2,12 @@
 
 import io
 import re
-import signal
 
 import pytest
 from rich.console import Console
 
-from openmm_scoremd.cli import progress
-from openmm_scoremd.cli.progress import progress_bar, signals_held_back
+from openmm_scoremd.cli import bar, progress
+from openmm_scoremd.cli.progress import progress_bar
 
 
 def screen_after(text):
@@ -49,23 +48,22 @@ def screen(monkeypatch):
         color_system=None,
         get_time=lambda: screen.clock,
     )
-    monkeypatch.setattr(progress, "console", console)
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    monkeypatch.setattr(bar, "console", console)
     return screen
 
 
 @pytest.fixture
-def log(monkeypatch):
+def log(monkeypatch, capsys):
     """Standard error as a file; returns its lines. ``log.clock`` is the time in seconds."""
 
     class Log:
         clock = 100.0
-        file = io.StringIO()
 
         def __call__(self) -> list[str]:
-            return self.file.getvalue().splitlines()
+            return capsys.readouterr().err.splitlines()
 
     log = Log()
-    monkeypatch.setattr(progress, "console", Console(file=log.file))
     monkeypatch.setattr("openmm_scoremd.cli.progress.time.monotonic", lambda: log.clock)
     return log
 
@@ -153,37 +151,6 @@ class TestLogFile:
         with progress_bar("training") as advance:
             advance(1, 1, "x" * 200)
         assert len(log()) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-class TestSignals:
-    @pytest.fixture(autouse=True)
-    def interruptible(self):
-        # A shell that starts the tests in the background has them ignore Ctrl-C.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        yield
-        signal.signal(signal.SIGINT, before)
-
-    def test_they_are_held_back_until_the_block_looks(self, number):
-        with signals_held_back() as received:
-            assert not received()
-            signal.raise_signal(number)
-            assert received()
-
-    def test_a_second_one_is_not(self, number):
-        with (
-            pytest.raises(KeyboardInterrupt),
-            signals_held_back(),
-        ):
-            signal.raise_signal(number)
-            signal.raise_signal(signal.SIGINT)
-            raise AssertionError("went on")
-
-    def test_all_is_as_before_afterwards(self, number):
-        before = signal.getsignal(number)
-        with signals_held_back():
-            assert signal.getsignal(number) != before
-        assert signal.getsignal(number) == before
 
 
 def test_standard_output_stays_empty(capsys):

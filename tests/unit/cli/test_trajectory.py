@@ -8,7 +8,7 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.sampling.langevin import TrajectorySettings, trajectory_timestep

@@ -10,7 +10,7 @@ import parmed
 import pytest
 from mdtraj.core import element
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.coarse_graining import (
     CoarseGrainingMap,
     coarse_grain_trajectory,
@@ -102,19 +102,15 @@ def test_backbone_preset_finds_atoms_in_any_order(topology):
     assert {topology.atom(i).residue.name for i in mapping.atom_indices} == {"ALA"}
 
 
-def test_backbone_preset_refuses_glycine():
-    with pytest.raises(DatasetError, match="GLY7 has no CB"):
-        CoarseGrainingMap.from_preset(peptide([("ALA", 6), ("GLY", 7)]), "backbone-cb")
-
-
-def test_ca_preset_bonds_neighbours_but_neither_gaps_nor_chains():
+def test_ca_preset_follows_the_bonds_of_the_topology():
     first = [("ALA", 1), ("GLY", 2), ("SER", 3), ("ALA", 8), ("TRP", 9)]
     ions = [("CA", "Ca", "CA"), ("O", "O", "HOH")]
     topology = peptide(first, [("ALA", 10), ("ALA", 11)], extra=ions)
     beads = CoarseGrainingMap.from_preset(topology, "ca").topology
     assert beads.names == ("CA",) * 7
     assert set(beads.elements) == {"C"}
-    assert beads.bonds == ((0, 1), (1, 2), (3, 4), (5, 6))
+    # MDTraj bonds 3 to 8: numbers alone are no reason to doubt it.
+    assert beads.bonds == ((0, 1), (1, 2), (2, 3), (3, 4), (5, 6))
     assert beads.chain_ids == ("A",) * 5 + ("B",) * 2
 
 
@@ -152,10 +148,11 @@ def test_impossible_indices_are_refused(topology, indices):
 
 
 def test_atoms_without_a_mass_are_refused():
-    topology = peptide([("ALA", 1)])
-    topology.atom(1).element = element.virtual
-    with pytest.raises(DatasetError, match="ALA1-CA has no element"):
-        CoarseGrainingMap.from_preset(topology, "ca")
+    topology = peptide([("ALA", 1), ("ALA", 2)])
+    residue = topology.add_residue("LIG", topology.add_chain())
+    topology.add_atom("M1", element.virtual, residue)
+    with pytest.raises(DatasetError, match=r"no mass is known for the beads M1 \(1\)"):
+        CoarseGrainingMap.from_indices(topology, [1, 10])
 
 
 def test_apply_refuses_too_few_atoms(mapping):
@@ -180,8 +177,9 @@ def test_every_topology_format_gives_the_same_beads(structure, mapping, tmp_path
     structure.save(str(path), format={"x.parm7": "amber"}.get(name))
     found = CoarseGrainingMap.from_preset(load_topology(path), "alanine-dipeptide")
     assert found.atom_indices == mapping.atom_indices
-    for field in ("names", "elements", "residue_names", "masses", "bonds"):
+    for field in ("names", "elements", "residue_names", "bonds"):
         assert getattr(found.topology, field) == getattr(mapping.topology, field)
+    assert found.topology.masses == pytest.approx(mapping.topology.masses, abs=1e-4)
     assert len(set(found.topology.chain_ids)) == 1
     assert found.topology.chain_ids[0]
 
@@ -369,14 +367,77 @@ def test_broken_molecules_are_made_whole(topology, mapping, all_atom, tmp_path, 
     )
 
 
-def test_beads_that_no_bonds_join_are_refused_in_a_box(topology, all_atom, tmp_path):
+def test_beads_of_several_molecules_are_brought_together(topology, all_atom, tmp_path):
     two = topology.join(topology)
-    frames = mdtraj.Trajectory(np.concatenate([all_atom.xyz[:3]] * 2, axis=1), two)
-    apart = CoarseGrainingMap.from_indices(two, [4, 6, 26])
-    frames.save(str(tmp_path / "free.dcd"))
-    assert coarse_grain_trajectory(
-        tmp_path / "free.dcd", two, apart, temperature=300.0
-    ).n_frames == 3  # fmt: skip
-    wrapped(frames, CUBIC).save(str(tmp_path / "box.dcd"))
-    with pytest.raises(DatasetError, match=r"no bonds of the topology join atoms 4 and 26"):
-        coarse_grain_trajectory(tmp_path / "box.dcd", two, apart, temperature=300.0)
+    xyz = np.concatenate(
+        [all_atom.xyz[:30], all_atom.xyz[:30] + np.array([0.45, 0.0, 0.0])], axis=1
+    )
+    frames = mdtraj.Trajectory(xyz, two)
+    box = np.diag([2.5, 2.6, 2.7])
+    wrapped(frames, box).save(str(tmp_path / "box.dcd"))
+    kept = [*mapping_atoms(), *(22 + atom for atom in mapping_atoms())]
+    mapping = CoarseGrainingMap.from_indices(two, kept)
+    dataset = coarse_grain_trajectory(tmp_path / "box.dcd", two, mapping, temperature=300.0)
+    pairs = [(i, j) for i in range(10) for j in range(i)]
+    expected = distances(mapping.apply(xyz), pairs)
+    np.testing.assert_allclose(distances(dataset.positions, pairs), expected, atol=1e-5)
+    assert dataset.notes == (
+        "box: 2 molecules made whole along their bonds, then brought together",
+    )
+    broken = coarse_grain_trajectory(
+        tmp_path / "box.dcd", two, mapping, temperature=300.0, box="ignore", on_problem="warn"
+    )
+    assert np.abs(distances(broken.positions, pairs) - expected).max() > 1.0
+    assert broken.notes[0] == "box: ignored: molecules are said to be whole"
+
+
+def mapping_atoms():
+    return [4, 6, 8, 14, 16]
+
+
+def test_beads_without_bonds_are_refused_in_a_box(topology, all_atom, tmp_path):
+    bare = topology.copy()
+    bare._bonds = []
+    mapping = CoarseGrainingMap.from_indices(bare, [4, 6, 8])
+    all_atom[:3].save(str(tmp_path / "free.dcd"))
+    wrapped(all_atom[:3], CUBIC).save(str(tmp_path / "box.dcd"))
+    coarse_grain_trajectory(tmp_path / "free.dcd", bare, mapping, temperature=300.0)
+    with pytest.raises(DatasetError, match=r"3 of the 3 atoms kept have no bonds.*--whole"):
+        coarse_grain_trajectory(tmp_path / "box.dcd", bare, mapping, temperature=300.0)
+
+
+@pytest.mark.filterwarnings("ignore:Unlikely unit cell vectors")
+def test_placeholder_cells_are_no_box(topology, mapping, all_atom, tmp_path):
+    frames = all_atom[:20]
+    frames.unitcell_vectors = np.repeat(0.1 * np.eye(3)[None], 20, axis=0)
+    frames.save(str(tmp_path / "x.dcd"))
+    dataset = coarse_grain_trajectory(tmp_path / "x.dcd", topology, mapping, temperature=300.0)
+    expected = distances(mapping.apply(all_atom.xyz[:20]), BONDED_PAIRS)
+    np.testing.assert_allclose(distances(dataset.positions, BONDED_PAIRS), expected, atol=1e-5)
+    assert dataset.notes == ("box: a placeholder of 0.1 nm, ignored",)
+
+
+def test_boxes_too_small_for_their_bonds_are_refused(topology, mapping, all_atom, tmp_path):
+    frames = all_atom[:20]
+    frames.unitcell_vectors = np.repeat(np.diag([0.28, 2.0, 2.0])[None], 20, axis=0)
+    frames.save(str(tmp_path / "x.dcd"))
+    with pytest.raises(DatasetError, match=r"is 0\.280 nm high and its longest bond 0\.1"):
+        coarse_grain_trajectory(tmp_path / "x.dcd", topology, mapping, temperature=300.0)
+
+
+@pytest.mark.filterwarnings("ignore:Certain frames have invalid unitcell")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_impossible_cells_are_named_as_such(topology, mapping, all_atom, tmp_path):
+    # As CHARMM's symmetric matrix is read: an angle below zero, and no volume.
+    with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / "x.dcd"), "w") as file:
+        file.write(
+            10.0 * all_atom.xyz[:2],
+            cell_lengths=np.array([[30.84, 31.78, 32.67]] * 2),
+            cell_angles=np.array([[-2.608, 9.626, 14.58]] * 2),
+        )
+    with pytest.raises(DatasetError, match=r"cell of its first frame is impossible.*CHARMM"):
+        coarse_grain_trajectory(tmp_path / "x.dcd", topology, mapping, temperature=300.0)
+    dataset = coarse_grain_trajectory(
+        tmp_path / "x.dcd", topology, mapping, temperature=300.0, box="ignore"
+    )
+    assert dataset.n_frames == 2

@@ -24,7 +24,7 @@ TOPOLOGY = BeadTopology(
 @pytest.fixture
 def dataset():
     positions = np.random.default_rng(0).normal(size=(9, 2, 3)).astype(np.float32)
-    return CGDataset(positions, TOPOLOGY, 300.0, "ab" * 32)
+    return CGDataset(positions, TOPOLOGY, 300.0, "ab" * 32, ("box: none", "left out: ALA 7"))
 
 
 @pytest.fixture
@@ -48,14 +48,15 @@ def test_round_trip(dataset, tmp_path):
     loaded = load_dataset(path)
     np.testing.assert_array_equal(loaded.positions, dataset.positions)
     assert loaded.positions.dtype == np.float32
-    for name in ("topology", "temperature", "source_sha256"):
+    for name in ("topology", "temperature", "source_sha256", "notes"):
         assert getattr(loaded, name) == getattr(dataset, name)
 
 
 def test_file_has_the_documented_keys(arrays):
     assert set(arrays) == {
         "positions", "bead_names", "elements", "residue_names", "residue_ids", "chain_ids",
-        "masses", "bonds", "temperature", "source_sha256", "format_version",
+        "masses", "bonds", "insertion_codes", "residue_indices", "temperature", "source_sha256",
+        "format_version", "notes",
     }  # fmt: skip
     assert arrays["bonds"].shape == (1, 2)
 
@@ -149,6 +150,8 @@ def test_split_refuses_an_empty_part(n_frames, fraction):
         ({"bonds": np.array([[0, 2]])}, r"bond \(0, 2\)"),
         ({"bonds": np.array([0, 1])}, "bead topology"),
         ({"bead_names": np.array([1, 2])}, "bead_names has type"),
+        ({"residue_indices": np.array(["A", "B"])}, "residue_indices has type"),
+        ({"residue_indices": np.array([0])}, "residue_indices has 1 entries"),
         ({"temperature": np.array(-1.0)}, "-1.0 K"),
         ({"temperature": np.array([300.0])}, "temperature has shape"),
         ({"temperature": np.array(np.nan)}, "nan K"),
@@ -158,6 +161,20 @@ def test_split_refuses_an_empty_part(n_frames, fraction):
 def test_wrong_arrays_are_refused(arrays, tmp_path, changes, message):
     with pytest.raises(DatasetError, match=f"changed.npz.*{message}"):
         load_changed(arrays, tmp_path, **changes)
+
+
+def test_residues_that_share_their_number_survive(dataset, tmp_path):
+    beads = dataclasses.replace(TOPOLOGY, insertion_codes=("", "A"), residue_indices=(0, 1))
+    save_dataset(dataclasses.replace(dataset, topology=beads), tmp_path / "codes.npz")
+    assert load_dataset(tmp_path / "codes.npz").topology == beads
+
+
+def test_files_of_older_versions_number_residues_by_their_names(arrays, tmp_path):
+    del arrays["insertion_codes"], arrays["residue_indices"], arrays["notes"]
+    assert load_changed(arrays, tmp_path).topology == TOPOLOGY
+    assert load_changed(arrays, tmp_path).notes == ()
+    twice = load_changed(arrays, tmp_path, bead_names=np.array(["CA", "CA"])).topology
+    assert twice.residue_indices == (0, 1)
 
 
 def test_missing_keys_are_named(arrays, tmp_path):

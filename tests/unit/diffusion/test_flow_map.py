@@ -15,7 +15,7 @@ SCHEDULE, T_MIN, WIDTH = VPSchedule(), 1e-4, 0.3
 
 def noise_over_signal(t):
     time = torch.tensor(t, dtype=torch.float64)
-    return float(SCHEDULE.sigma(time) / SCHEDULE.mean_factor(time))
+    return float(SCHEDULE.sigma(time) / SCHEDULE.alpha(time))
 
 
 def gaussian(y, t):

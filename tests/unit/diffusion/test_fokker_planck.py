@@ -35,7 +35,7 @@ def gaussian(schedule, *, narrowest=0.05):
     mean = 0.3 * torch.randn(6, **options)
 
     def log_density(x, t):
-        alpha, sigma = schedule.mean_factor(t), schedule.sigma(t)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         variances = alpha**2 * widths**2 + sigma**2
         along = (x.flatten() - alpha * mean) @ basis
         return -0.5 * (along**2 / variances + torch.log(2.0 * math.pi * variances)).sum()
@@ -51,7 +51,7 @@ def mixture(schedule):
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
 
     def log_density(x, t):
-        alpha, sigma = schedule.mean_factor(t), schedule.sigma(t)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         variances = alpha**2 * widths**2 + sigma**2
         terms = (x.flatten() - alpha * means) ** 2 / variances + torch.log(
             2.0 * math.pi * variances

@@ -58,7 +58,7 @@ def test_perfect_denoising_has_no_loss(t):
     generator = torch.Generator().manual_seed(1)
     x0 = torch.full((6, 2, 2), 0.3, dtype=torch.float64)
     times = torch.full((6,), t, dtype=torch.float64)
-    alpha, sigma = SCHEDULE.mean_factor(times[0]), SCHEDULE.sigma(times[0])
+    alpha, sigma = SCHEDULE.alpha(times[0]), SCHEDULE.sigma(times[0])
     found = denoising_score_matching_loss(
         lambda x, _t: -(x - alpha * 0.3) / sigma**2,
         SCHEDULE,
@@ -78,7 +78,7 @@ def test_exact_score_of_a_gaussian_has_the_analytic_loss(t):
     x0 = mean + variance**0.5 * torch.randn(n, 1, 2, generator=generator, dtype=torch.float64)
     noise = torch.randn(n, 1, 2, generator=generator, dtype=torch.float64)
     times = torch.full((n,), t, dtype=torch.float64)
-    alpha, sigma = SCHEDULE.mean_factor(times[0]), SCHEDULE.sigma(times[0])
+    alpha, sigma = SCHEDULE.alpha(times[0]), SCHEDULE.sigma(times[0])
     total = alpha**2 * variance + sigma**2
     found = {
         factor: denoising_score_matching_loss(

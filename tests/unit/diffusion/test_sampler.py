@@ -22,7 +22,7 @@ EITHER = pytest.mark.parametrize("sampler", [sample_reverse_sde, sample_dpm_solv
 def levels(t):
     """Return mean factor and noise level, shaped to multiply samples (B, N, D)."""
     t = t.double()[:, None, None]
-    return SCHEDULE.mean_factor(t), SCHEDULE.sigma(t)
+    return SCHEDULE.alpha(t), SCHEDULE.sigma(t)
 
 
 def gaussian_score(*, mean=0.0, std=1.0):
@@ -51,7 +51,7 @@ def test_correlated_gaussian(sampler, n_steps):
     covariance = root @ root.T
 
     def score_fn(x, t):
-        alpha, sigma = float(SCHEDULE.mean_factor(t[0].double())), float(SCHEDULE.sigma(t[0]))
+        alpha, sigma = float(SCHEDULE.alpha(t[0].double())), float(SCHEDULE.sigma(t[0]))
         precision = torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(4))
         return -((x.flatten(1) - alpha * mean) @ precision).view_as(x)
 

@@ -25,7 +25,7 @@ def slope(function, t):
 
 
 def test_variance_is_preserved(schedule):
-    total = schedule.mean_factor(TIMES) ** 2 + schedule.sigma(TIMES) ** 2
+    total = schedule.alpha(TIMES) ** 2 + schedule.sigma(TIMES) ** 2
     torch.testing.assert_close(total, torch.ones_like(TIMES), rtol=1e-15, atol=0.0)
 
 
@@ -47,11 +47,11 @@ def test_published_noise_levels():
 
 
 def test_derivatives_follow_the_differential_equation(schedule):
-    beta, alpha, sigma = (f(TIMES) for f in (schedule.beta, schedule.mean_factor, schedule.sigma))
+    beta, alpha, sigma = (f(TIMES) for f in (schedule.beta, schedule.alpha, schedule.sigma))
     options = {"rtol": 1e-9, "atol": 0.0}
     torch.testing.assert_close(slope(schedule.integrated_beta, TIMES), beta, **options)
     # d alpha = -beta/2 alpha, d sigma^2 = beta alpha^2: drift -beta/2 x, squared diffusion beta.
-    torch.testing.assert_close(slope(schedule.mean_factor, TIMES), -0.5 * beta * alpha, **options)
+    torch.testing.assert_close(slope(schedule.alpha, TIMES), -0.5 * beta * alpha, **options)
     torch.testing.assert_close(
         slope(lambda t: schedule.sigma(t) ** 2, TIMES), beta * alpha**2, **options
     )
@@ -70,7 +70,7 @@ def test_integral_is_that_of_the_rate(schedule):
 
 def test_log_signal_to_noise_and_its_inverse(schedule):
     values = schedule.log_signal_to_noise(TIMES)
-    ratio = schedule.mean_factor(TIMES) / schedule.sigma(TIMES)
+    ratio = schedule.alpha(TIMES) / schedule.sigma(TIMES)
     torch.testing.assert_close(values, torch.log(ratio), rtol=1e-12, atol=1e-12)
     found = schedule.time_of_log_signal_to_noise(values)
     torch.testing.assert_close(found, TIMES, rtol=1e-12, atol=0.0)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
 from openmm_scoremd.model_file import ScoreModelFile
 

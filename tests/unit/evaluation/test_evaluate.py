@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.analysis.comparison.summary import summarise
 from openmm_scoremd.analysis.report import plots
@@ -120,10 +120,11 @@ class TestEvaluate:
 class TestExitCodes:
     @pytest.fixture
     def folder(self, make_dataset, toy, chain, tmp_path, monkeypatch):
-        make_dataset()
-        save_frames(chain(60, 4, seed=3), tmp_path / "good.dcd")
+        make_dataset(frames=chain(400, 4).astype(np.float32))
+        save_frames(chain(300, 4, seed=3), tmp_path / "good.dcd")
+        save_frames(chain(9, 4, seed=3), tmp_path / "few.dcd")
         save_frames(1.2 * chain(60, 4, seed=3), tmp_path / "bad.dcd")
-        save_frames(chain(60, 4, seed=3), tmp_path / "runs/a.dcd")
+        save_frames(chain(300, 4, seed=3), tmp_path / "runs/a.dcd")
         save_frames(chain(60, 4, seed=3), tmp_path / "md/replica_0000.dcd")
         monkeypatch.chdir(tmp_path)
 
@@ -132,11 +133,13 @@ class TestExitCodes:
         [
             (["--iid", "good.dcd"], 0),
             (["--iid", "good.dcd", "--require-consistent"], 0),
+            (["--iid", "few.dcd"], 0),
+            (["--iid", "few.dcd", "--require-consistent"], 4),
             (["--iid", "bad.dcd"], 0),
             (["--iid", "bad.dcd", "--require-consistent"], 3),
             (["--frames", "0", "--simulation", "runs"], 0),
             (["--frames", "0"], 2),
-            (["--iid", "good.dcd", "--level", "2"], 2),
+            (["--iid", "good.dcd", "--alpha", "2"], 2),
             (["--iid", "none.dcd"], 2),
             (["--iid", "md"], 2),
         ],
@@ -146,8 +149,10 @@ class TestExitCodes:
         said = capsys.readouterr()
         if code == 3:
             assert "iid and reference: NOT consistent" in said.err
+        if code == 4:
+            assert "iid and reference: cannot tell (only differences above" in said.err
         if code != 2:
             assert "pictures and numbers: out" in said.out
             assert Path("out/report.html").stat().st_size > 10_000
             content = json.loads(Path("out/metrics.json").read_text())
-            assert content["verdict"]["consistent"] == ("bad.dcd" not in arguments)
+            assert content["verdict"]["consistent"] == ("good.dcd" in arguments or "runs" in arguments)

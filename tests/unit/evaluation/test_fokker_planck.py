@@ -56,7 +56,7 @@ class Direct(ScoreModel):
 
 
 def variance_at(t):
-    return (SCHEDULE.mean_factor(t) * WIDTH) ** 2 + SCHEDULE.sigma(t) ** 2
+    return (SCHEDULE.alpha(t) * WIDTH) ** 2 + SCHEDULE.sigma(t) ** 2
 
 
 @pytest.fixture

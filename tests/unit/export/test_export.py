@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
+from openmm_scoremd.artifact.contract import openmm_forces
 from openmm_scoremd.artifact.metadata import read_metadata
-from openmm_scoremd.artifact.torchscript import energy_and_forces, load_module, select_particles
+from openmm_scoremd.artifact.torchscript import load_module
+from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.model_file import ScoreModelFile
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import (
     ExpertDescription,
     TrainedModel,
@@ -28,7 +32,6 @@ from openmm_scoremd.sampling.reverse_diffusion import draw_frames
 from openmm_scoremd.units import thermal_energy
 
 KT = thermal_energy(310.0)
-NETWORKS = ["graph", "graph-noise-level", "graph-one-layer", "mlp", "mlp-beads"]
 
 
 @pytest.fixture
@@ -53,6 +56,15 @@ def expected_energy_and_forces(trained, frames, *, t=1e-5):
     return KT * energy.detach().sum(), forces.reshape(-1, 3)
 
 
+def energy_and_forces(module, positions):
+    """Sum of the energies, and forces (M, 3), of positions (M, 3)."""
+    frames = positions.reshape(-1, module.n_beads, 3)
+    energies, forces = module.energies_and_forces(frames)
+    assert energies.shape == frames.shape[:1]
+    assert energies.dtype == torch.float64
+    return energies.sum(), forces.reshape(-1, 3)
+
+
 def assert_forces(found, expected, tolerance):
     assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
@@ -61,7 +73,8 @@ def assert_forces(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NETWORKS)
+# All kinds of networks are in tests/unit/testing.
+@pytest.mark.parametrize("name", ["graph", "mlp"])
 def test_energies_and_forces_are_those_of_the_network(make_trained, path, name, dtype):
     trained = make_trained(name)
     assert export_torchscript(trained, path, dtype=dtype) == path
@@ -83,7 +96,7 @@ def test_any_network_precision_and_position_precision(make_trained, path):
     frames = frames_of(trained, 3)
     energy, forces = energy_and_forces(module, frames.reshape(-1, 3).float())
     expected = expected_energy_and_forces(trained, frames)
-    assert energy.dtype == forces.dtype == torch.float32
+    assert forces.dtype == torch.float32
     assert float(energy) == pytest.approx(float(expected[0]), rel=2e-5)
     assert_forces(forces.double(), expected[1], 2e-5)
 
@@ -105,38 +118,11 @@ def test_weights_are_folded_in_double_precision_and_rounded_once(make_trained, p
     trained = make_trained("graph")
     export_torchscript(trained, path)
     module = load_module(path, device="cpu")
-    expected = dict(FoldedGraphTransformer(trained.model.double(), t=1e-5).named_buffers())
+    expected = dict(trained.model.double().at_time(1e-5).named_buffers())
     found = dict(module.force_energy.named_buffers())
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert torch.equal(value, expected[name].float()), name
-
-
-def test_force_is_the_finite_difference_of_the_energy(make_trained, path):
-    trained = make_trained("graph")
-    export_torchscript(trained, path, dtype="float64")
-    module = load_module(path, device="cpu")
-    positions = frames_of(trained, 2).reshape(-1, 3)
-    _, forces = energy_and_forces(module, positions)
-    shift = torch.zeros_like(positions)
-    for i, axis in ((0, 0), (6, 2)):
-        shift.zero_()
-        shift[i, axis] = 1e-6
-        found = -(module(positions + shift) - module(positions - shift)) / 2e-6
-        assert float(found) == pytest.approx(float(forces[i, axis]), rel=1e-6)
-
-
-def test_moving_one_replica_leaves_the_others_alone(make_trained, path):
-    trained = make_trained("graph")
-    export_torchscript(trained, path, dtype="float64")
-    module = load_module(path, device="cpu")
-    frames = frames_of(trained, 4)
-    _, before = energy_and_forces(module, frames.reshape(-1, 3))
-    frames[2] += 0.05 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    _, after = energy_and_forces(module, frames.reshape(-1, 3))
-    before, after = before.view(4, 5, 3), after.view(4, 5, 3)
-    torch.testing.assert_close(after[[0, 1, 3]], before[[0, 1, 3]], rtol=1e-12, atol=1e-12)
-    assert float((after[2] - before[2]).abs().max()) > 1e-2
 
 
 def test_replicas_that_diffused_far_away_keep_their_precision(make_trained, path):
@@ -160,39 +146,10 @@ def test_selected_particles(make_trained, path):
     chosen = [3, 11, 0, 7, 5, 12, 2, 9, 8, 6]
     system = torch.randn(13, 3, generator=torch.Generator().manual_seed(1)).double()
     system[chosen] = frames.reshape(-1, 3)
-    select_particles(module, chosen)
-    energy, forces = energy_and_forces(module, system)
+    energy, forces = openmm_forces(module, 5, chosen)(system)
     torch.testing.assert_close(energy, expected[0])
     torch.testing.assert_close(forces[chosen], expected[1])
     assert not forces[[1, 4, 10]].any()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_score_is_that_of_the_network_at_any_time(make_trained, path, name, dtype):
-    trained = make_trained(name)
-    export_torchscript(trained, path, dtype=dtype)
-    module = load_module(path, device="cpu")
-    shape = (6, trained.description.topology.n_beads, trained.description.n_dims)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).double()
-    t = torch.tensor([1e-5, 1e-3, 0.05, 0.3, 0.7, 1.0], dtype=torch.float64)
-    expected = trained.model.double().score(x, t).detach()
-    found = module.score(x, t)
-    assert found.dtype == torch.float64
-    assert not found.requires_grad
-    assert_forces(found, expected, 1e-4 if dtype == "float32" else 1e-10)
-
-
-def test_models_in_the_plane_ignore_z(make_trained, path):
-    trained = make_trained("mlp")
-    export_torchscript(trained, path)
-    module = load_module(path, device="cpu")
-    frames = frames_of(trained, 4)
-    _, forces = energy_and_forces(module, frames.reshape(-1, 3))
-    flat = frames.clone()
-    flat[..., 2] = 0.0
-    assert_forces(energy_and_forces(module, flat.reshape(-1, 3))[1], forces, 1e-6)
-    assert not forces[:, 2].any()
 
 
 # --- What travels with the numbers -----------------------------------------------------------
@@ -209,9 +166,10 @@ def test_metadata(make_trained, path, tmp_path):
     assert metadata.topology == description.topology
     assert (metadata.temperature, metadata.scale) == (310.0, 0.09)
     assert (metadata.n_dims, metadata.t, metadata.t_min) == (3, 0.02, 1e-5)
-    assert metadata.schedule == (0.1, 20.0)
+    assert metadata.schedule == VPSchedule(0.1, 20.0)
+    assert metadata.translation_invariant
     assert metadata.dtype == "float64"
-    assert metadata.architecture["width"] == 12
+    assert metadata.architecture["hidden_dim"] == 12
     assert metadata.dataset_sha256 == "ab" * 32
     assert metadata.weights_sha256 == sha256_of_file(weights)
     assert metadata.bond_ranges == ((0.1, 0.2),) * 4
@@ -340,12 +298,16 @@ def test_a_file_that_disagrees_is_not_written(make_trained, path, wrong_folding,
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_nan_never_agrees(make_trained, path, monkeypatch, part):
-    def broken(module, positions):
-        result = list(energy_and_forces(module, positions))
-        result[part] = result[part] * float("nan")
-        return tuple(result)
+    class Broken:
+        def __init__(self, exported):
+            self.exported = exported
 
-    monkeypatch.setattr("openmm_scoremd.export.export.energy_and_forces", broken)
+        def energies_and_forces(self, positions):
+            result = list(self.exported.energies_and_forces(positions))
+            result[part][-1] *= float("nan")
+            return tuple(result)
+
+    monkeypatch.setattr("openmm_scoremd.export.export._compiled", Broken)
     with pytest.raises(ModelFileError, match="differs from the network by nan"):
         export_torchscript(make_trained("graph"), path)
     assert not path.exists()
@@ -372,11 +334,11 @@ def test_a_network_that_gives_nan(make_trained, path):
 # --- Mixtures --------------------------------------------------------------------------------
 
 TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
-SIZES = {"width": 8, "layers": 1, "heads": 2, "head_width": 4, "widths": (7,)}
+SIZES = {"hidden_dim": 8, "layers": 1, "heads": 2, "head_dim": 4}
 CONSERVATIVE_LOW = [
-    NetworkConfig(**SIZES, noise_floor=0.01),
-    NetworkConfig(**SIZES, output="direct", t_min=0.1, t_max=0.6),
-    NetworkConfig(**SIZES, kind="mlp", t_min=0.6),
+    GraphTransformerConfig(**SIZES, noise_floor=0.01),
+    GraphTransformerConfig(**SIZES, output="direct", t_min=0.1, t_max=0.6),
+    MLPConfig(hidden_dims=(7,), t_min=0.6),
 ]
 
 
@@ -399,6 +361,7 @@ def make_mixture(make_trained):
         about = dataclasses.replace(
             make_trained("mlp-beads").description,
             network=networks[0],
+            translation_invariant=model.translation_invariant,
             experts=tuple(
                 ExpertDescription(network, *times)
                 for network, times in zip(networks, TIMES, strict=True)
@@ -463,19 +426,25 @@ def test_the_force_is_that_of_the_expert_that_serves_its_time(make_mixture, path
 
 
 def test_replicas_of_a_mixture_that_diffused_far_away(make_mixture, path):
-    # The network of the force is invariant, wherever in the mixture it is.
+    # The network of the force is invariant, whatever the others are.
+    trained = make_mixture()
+    export_torchscript(trained, path)
+    module = load_module(path, device="cpu")
+    frames = frames_of(trained, 3)
+    energy, forces = energy_and_forces(module, frames.reshape(-1, 3))
+    far = frames + torch.tensor([[[2e4, 0, 0]], [[0, -3e4, 0]], [[1e4, 1e4, 1e4]]]).double()
+    found = energy_and_forces(module, far.reshape(-1, 3))
+    assert float(found[0]) == pytest.approx(float(energy), rel=1e-5)
+    assert_forces(found[1], forces, 1e-5)
+    assert not read_metadata(path).translation_invariant
+
+
+def test_a_mixture_that_would_be_drawn_anywhere_is_refused(make_mixture, path):
     first, middle, last = CONSERVATIVE_LOW
-    reversed_order = [dataclasses.replace(last, t_min=0.0), middle, first]
-    for networks, t in ((CONSERVATIVE_LOW, 1e-5), (reversed_order, 1.0)):
-        trained = make_mixture(networks)
-        export_torchscript(trained, path, t=t)
-        module = load_module(path, device="cpu")
-        frames = frames_of(trained, 3)
-        energy, forces = energy_and_forces(module, frames.reshape(-1, 3))
-        far = frames + torch.tensor([[[2e4, 0, 0]], [[0, -3e4, 0]], [[1e4, 1e4, 1e4]]]).double()
-        found = energy_and_forces(module, far.reshape(-1, 3))
-        assert float(found[0]) == pytest.approx(float(energy), rel=1e-5)
-        assert_forces(found[1], forces, 1e-5)
+    trained = make_mixture([dataclasses.replace(last, t_min=0.0), middle, first])
+    with pytest.raises(ConfigurationError, match="depends on where the molecule is"):
+        export_torchscript(trained, path, t=1.0)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("t", [0.3, 0.6])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from openmm_scoremd.export.exported import ExportedModel, FixedTimeEnergy
+from openmm_scoremd.export.exported import ExportedModel
+from openmm_scoremd.models.base import FixedTimeEnergy
 
 KT, SCALE = 2.5, 0.2
 
@@ -44,17 +45,6 @@ def energy_and_forces(model, positions):
     return energy.detach(), -gradient
 
 
-def test_units_and_sum_over_replicas(make_exported):
-    exported, case = make_exported()
-    positions = SCALE * case.x.reshape(-1, 3)
-    energy, forces = energy_and_forces(exported, positions)
-    reduced, score = case.model.energy_and_score(case.x, torch.full_like(case.t, 0.3))
-    assert energy.shape == ()
-    torch.testing.assert_close(energy, KT * reduced.sum().detach(), rtol=1e-12, atol=0.0)
-    expected = (KT / SCALE * score.detach()).reshape(-1, 3)
-    torch.testing.assert_close(forces, expected, rtol=1e-10, atol=1e-10)
-
-
 def test_by_hand(make_case):
     model = make_case("mlp-beads").model
     exported = ExportedModel(
@@ -65,19 +55,6 @@ def test_by_hand(make_case):
     assert float(exported(positions)) == pytest.approx(40.0)
 
 
-@pytest.mark.parametrize("name", ["graph", "mlp", "mlp-beads"])
-def test_moving_one_replica_leaves_the_others_alone(make_exported, name):
-    exported, case = make_exported(name)
-    frames = torch.zeros(*case.x.shape[:2], 3, dtype=torch.float64)
-    frames[..., : case.x.shape[2]] = SCALE * case.x
-    _, before = energy_and_forces(exported, frames.reshape(-1, 3))
-    frames[1] *= 1.5
-    _, after = energy_and_forces(exported, frames.reshape(-1, 3))
-    before, after = before.view_as(frames), after.view_as(frames)
-    torch.testing.assert_close(after[[0, 2, 3]], before[[0, 2, 3]], rtol=1e-12, atol=1e-12)
-    assert (after[1] - before[1]).abs().max() > 1e-3
-
-
 def test_two_dimensional_models_ignore_z(make_exported):
     exported, case = make_exported("mlp")
     positions = torch.cat([SCALE * case.x[:, 0], torch.randn(4, 1).double()], dim=1)
@@ -86,16 +63,6 @@ def test_two_dimensional_models_ignore_z(make_exported):
     torch.testing.assert_close(energy, KT * reduced.sum().detach())
     torch.testing.assert_close(forces[:, :2], KT / SCALE * score[:, 0].detach())
     assert not forces[:, 2].any()
-
-
-def test_replicas_far_away_keep_their_precision(make_exported):
-    exported, case = make_exported(dtype=torch.float32)
-    frames = SCALE * case.x
-    expected, forces = energy_and_forces(exported, frames.reshape(-1, 3))
-    far = frames + torch.tensor([3e4, -2e4, 1e4]).double()
-    energy, found = energy_and_forces(exported, far.reshape(-1, 3))
-    torch.testing.assert_close(energy, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found, forces, rtol=1e-4, atol=1e-4)
 
 
 def test_many_replicas_are_summed_in_double_precision(make_case):
@@ -122,18 +89,20 @@ def test_results_come_in_the_precision_of_the_positions(make_exported, dtype, gi
     assert score.dtype == given
 
 
-def test_selected_particles(make_exported):
-    exported, case = make_exported()
-    frame = SCALE * case.x[0]
-    expected, forces = energy_and_forces(exported, frame)
-    system = torch.randn(9, 3).double()
-    chosen = torch.tensor([7, 0, 3, 8, 2])
-    system[chosen] = frame
-    exported.particle_indices = chosen
-    energy, found = energy_and_forces(exported, system)
-    torch.testing.assert_close(energy, expected)
-    torch.testing.assert_close(found[chosen], forces)
-    assert not found[[1, 4, 5, 6]].any()
+@pytest.mark.parametrize("name", ["graph", "mlp", "mlp-beads"])
+def test_energies_and_forces_of_every_molecule(make_exported, name):
+    exported, case = make_exported(name)
+    n_dims = case.x.shape[2]
+    frames = torch.ones(*case.x.shape[:2], 3, dtype=torch.float64)
+    frames[..., :n_dims] = SCALE * case.x
+    with torch.no_grad():
+        energies, forces = exported.energies_and_forces(frames)
+        assert not torch.is_grad_enabled()
+    reduced, score = case.model.energy_and_score(case.x, torch.full_like(case.t, 0.3))
+    torch.testing.assert_close(energies, KT * reduced.detach(), rtol=1e-12, atol=0.0)
+    expected = KT / SCALE * score.detach()
+    torch.testing.assert_close(forces[..., :n_dims], expected, rtol=1e-10, atol=1e-10)
+    assert not forces[..., n_dims:].any()
 
 
 def test_wrong_number_of_particles(make_exported):

@@ -1,8 +1,10 @@
+import gc
 import itertools
 import logging
 import pickle
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import openmm
@@ -12,11 +14,15 @@ from openmm import unit
 
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError, ModelFileError
 from openmm_scoremd.forces.create import (
-    FORCE_NAME,
-    ModelComputation,
-    create_force,
-    load_torchforce_plugin,
+    BACKENDS as REGISTERED,
 )
+from openmm_scoremd.forces.create import (
+    FORCE_NAME,
+    create_force,
+)
+from openmm_scoremd.forces.options import Backend
+from openmm_scoremd.forces.python_force import ModelComputation
+from openmm_scoremd.forces.torchforce import load_torchforce_plugin
 
 
 def _torchforce_problem():
@@ -186,7 +192,7 @@ def test_some_particles_beside_ordinary_forces(toy, chain, backend, platform):
 READ_SYSTEM = """
 import openmm
 import numpy as np
-from openmm_scoremd.forces.create import load_torchforce_plugin
+from openmm_scoremd.forces.torchforce import load_torchforce_plugin
 if {torchforce}:
     load_torchforce_plugin()
 system = openmm.XmlSerializer.deserialize(open({xml!r}).read())
@@ -247,7 +253,11 @@ def test_pythonforce_pickles_settings_and_no_model(toy, chain):
 
 def test_pythonforce_refuses_a_file_that_changed(toy, make_toy, chain):
     system = _system(4, create_force(toy.path, backend="pythonforce"))
+    xml = openmm.XmlSerializer.serialize(system)
+    del system  # the model it was made from, which would still be used
+    gc.collect()
     make_toy(title="another one")
+    system = openmm.XmlSerializer.deserialize(xml)
     with pytest.raises(openmm.OpenMMException, match=r"SHA-256.*expected"):
         _evaluate(system, chain(1, 4))
 
@@ -348,7 +358,7 @@ def test_cuda_graphs_are_automatic_only_with_cuda(toy, monkeypatch, available):
             return "CUDA"
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: available)
-    monkeypatch.setattr("openmm_scoremd.forces.create._platforms", lambda: iter([Cuda()]))
+    monkeypatch.setattr("openmm_scoremd.forces.torchforce._platforms", lambda: iter([Cuda()]))
     force = create_force(toy.path)
     assert dict(force.getProperties())["useCUDAGraphs"] == str(available).lower()
 
@@ -360,6 +370,7 @@ def test_cuda_graphs_are_automatic_only_with_cuda(toy, monkeypatch, available):
         ({"cuda_graphs": "maybe"}, "cuda_graphs is 'maybe'"),
         ({"force_group": 32}, "groups 0 to 31"),
         ({"device": "cuda:99", "backend": "pythonforce"}, "cuda:99"),
+        ({"device": "cpu", "backend": "torchforce"}, "computes where OpenMM does"),
         ({"particles": []}, "particles is empty"),
         ({"particles": [0, 1, 2]}, r"3 particles; the model has 4 beads"),
         ({"particles": [0, 1, 2, 2]}, "different, non-negative"),
@@ -402,3 +413,31 @@ def test_bad_files(toy, tmp_path):
         create_force(tmp_path / "absent.pt")
     with pytest.raises(ModelFileError, match="SHA-256"):
         create_force(toy.path, sha256="0" * 64)
+
+
+def test_every_backend_is_registered_by_a_name_that_options_know():
+    assert {"auto", *REGISTERED} == set(get_args(Backend))
+    for name, backend in REGISTERED.items():
+        assert backend.name == name
+
+
+def test_the_old_name_of_the_kernel_still_works(toy):
+    with pytest.warns(FutureWarning, match="'kernel'"):
+        force = create_force(toy.path, backend="compiled")
+    assert isinstance(force, openmm.Force)
+
+
+def test_a_device_is_a_reason_for_a_pythonforce(toy, caplog):
+    with caplog.at_level(logging.WARNING):
+        force = create_force(toy.path, device="cpu")
+    assert isinstance(force, openmm.PythonForce)
+    assert "PythonForce is used instead of TorchForce: device is 'cpu'" in caplog.text
+
+
+def test_the_device_of_a_pythonforce_is_the_one_asked_for(toy, chain, monkeypatch):
+    # As if there were a GPU: it is not asked.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    system = _system(4, create_force(toy.path, backend="pythonforce", device="cpu"))
+    assert np.isfinite(_evaluate(system, chain(1, 4))[0])
+    with pytest.raises(InvalidInputError, match="'cuda' cannot be used"):
+        create_force(toy.path, backend="pythonforce")

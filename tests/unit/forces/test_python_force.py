@@ -1,4 +1,4 @@
-"""Explicit forces and the compiled kernel inside OpenMM, beside the network itself."""
+"""Explicit forces and the C++ kernel inside OpenMM, beside the network itself."""
 
 import logging
 import pickle
@@ -8,17 +8,16 @@ import openmm
 import pytest
 import torch
 
+from openmm_scoremd.artifact.loaded import loaded_model
 from openmm_scoremd.artifact.metadata import read_archive
-from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
+from openmm_scoremd.errors import MissingDependencyError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.forces.create import available_backends, create_force, load_torchforce_plugin
+from openmm_scoremd.export.exported import ExportedModel
+from openmm_scoremd.forces.create import available_backends, create_force
 from openmm_scoremd.forces.kernel.build import load_library
-from openmm_scoremd.forces.python_force import (
-    CompiledComputation,
-    ModelComputation,
-    compiled_model,
-    recorded,
-)
+from openmm_scoremd.forces.kernel_force import KernelComputation, kernel_network
+from openmm_scoremd.forces.python_force import ModelComputation, recorded
+from openmm_scoremd.forces.torchforce import load_torchforce_plugin
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.units import thermal_energy
 
@@ -41,7 +40,7 @@ needs_compiler, needs_torchforce = needs(load_library), needs(load_torchforce_pl
 BACKENDS = [
     pytest.param("torchforce", marks=needs_torchforce),
     "pythonforce",
-    pytest.param("compiled", marks=needs_compiler),
+    pytest.param("kernel", marks=needs_compiler),
 ]
 
 
@@ -143,12 +142,6 @@ def test_torchforce_gets_explicit_forces_and_keeps_the_metadata(make_model):
     assert force.getModule().metadata == read_archive(path).metadata_json
 
 
-@needs_torchforce
-def test_models_without_explicit_forces_keep_autograd(make_model, toy):
-    for path in (make_model("mlp-beads")[1], toy.path):
-        assert not create_force(path, backend="torchforce").getOutputsForces()
-
-
 def drift(path, backend):
     """Root mean square deviation of the total energy from its mean, kJ/mol, along 200 steps."""
     context = make_context(
@@ -165,13 +158,11 @@ def drift(path, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_energy_is_conserved_as_well_as_by_autograd(make_model, backend, monkeypatch):
-    _, path = make_model(dtype="float32")
+def test_energy_is_conserved_as_well_as_by_autograd(make_model, backend, monkeypatch, tmp_path):
+    trained, path = make_model(dtype="float32")
     found = drift(path, backend)
-    monkeypatch.setattr(
-        "openmm_scoremd.artifact.torchscript.has_explicit_forces", lambda _module: False
-    )
-    plain = drift(path, "pythonforce")
+    monkeypatch.setattr("openmm_scoremd.export.export.ExplicitModel", ExportedModel)
+    plain = drift(export_torchscript(trained, tmp_path / "autograd.pt"), "pythonforce")
     assert found < 2.0 * plain + 1e-3
 
 
@@ -182,15 +173,15 @@ def test_energy_is_conserved_as_well_as_by_autograd(make_model, backend, monkeyp
 def test_compiled_is_not_something_else(make_model, caplog):
     _, path = make_model()
     with caplog.at_level(logging.INFO):
-        force = create_force(path, backend="compiled")
+        force = create_force(path, backend="kernel")
     assert isinstance(force, openmm.PythonForce)
     assert "instead of" not in caplog.text
-    assert "compiled" in available_backends(read_archive(path))
+    assert "kernel" in available_backends(path)
 
 
 @pytest.fixture
 def no_compiler(monkeypatch):
-    def fail():
+    def fail(_name):
         raise MissingDependencyError("no C++ compiler found")
 
     monkeypatch.setattr("openmm_scoremd.forces.kernel.network.load_library", fail)
@@ -200,21 +191,21 @@ def no_compiler(monkeypatch):
 def test_without_a_compiler_the_portable_form_is_used(make_model, caplog):
     trained, path = make_model()
     positions = frames(2)
-    force = create_force(path, backend="compiled")
-    assert "'auto' is used instead of 'compiled': no C++ compiler found" in caplog.text
+    force = create_force(path, backend="kernel")
+    assert "'auto' is used instead of 'kernel': no C++ compiler found" in caplog.text
     expected = expected_values(trained, positions)[1]
     np.testing.assert_allclose(evaluate(force, positions)[1], expected, rtol=1e-9, atol=1e-9)
-    assert "compiled" not in available_backends(read_archive(path))
+    assert "kernel" not in available_backends(path)
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_a_process_without_a_compiler_evaluates_forces_made_elsewhere(make_model, caplog):
     trained, path = make_model()
     positions = frames(2)
-    made = CompiledComputation(str(path), read_archive(path).sha256, (), "cpu")
+    made = KernelComputation(str(path), read_archive(path).sha256, (), "cpu")
     again = pickle.loads(pickle.dumps(made))  # noqa: S301
     _, forces = evaluate(openmm.PythonForce(again), positions)
-    assert "TorchScript is used instead of the compiled kernel" in caplog.text
+    assert "TorchScript is used instead of the C++ kernel" in caplog.text
     expected = expected_values(trained, positions)[1]
     np.testing.assert_allclose(forces, expected, rtol=1e-9, atol=1e-9)
 
@@ -223,32 +214,31 @@ def test_a_process_without_a_compiler_evaluates_forces_made_elsewhere(make_model
 def test_other_models_fall_back(make_model, toy, chain, caplog, kind):
     path = toy.path if kind == "toy" else make_model("mlp-beads")[1]
     n_beads = read_archive(path).metadata.n_beads
-    force = create_force(path, backend="compiled")
-    assert "knows no other network" in caplog.text
+    force = create_force(path, backend="kernel")
+    assert "there are kernels of these only" in caplog.text
     assert np.isfinite(evaluate(force, chain(2, n_beads))[0])
 
 
 @needs_compiler
 def test_a_kernel_that_computes_something_else_is_not_used(make_model, monkeypatch, caplog):
     _, path = make_model()
-    archive = read_archive(path)
 
     def broken(_self, frames, *, threads):
         return np.zeros(len(frames)), np.full(frames.shape, np.nan * threads)
 
-    name = "openmm_scoremd.forces.python_force.NativeNetwork.energies_and_forces"
+    name = "openmm_scoremd.forces.kernel_force.NativeNetwork.energies_and_forces"
     monkeypatch.setattr(name, broken)
-    with pytest.raises(InvalidInputError, match="differs from the model's own"):
-        compiled_model(archive)
-    assert not isinstance(create_force(path, backend="compiled"), CompiledComputation)
-    assert "differs from the model's own" in caplog.text
+    with pytest.raises(ModelFileError, match=r"the C\+\+ kernel on .* does not reproduce its own"):
+        kernel_network(loaded_model(path))
+    assert not isinstance(create_force(path, backend="kernel"), KernelComputation)
+    assert "does not reproduce its own" in caplog.text
 
 
 @needs_compiler
 def test_whole_simulations(make_model):
     _, path = make_model(dtype="float32")
     model = ScoreModelFile(path)
-    system = model.create_system(replicas=3, backend="compiled")
+    system = model.create_system(replicas=3, backend="kernel")
     assert system.getNumParticles() == 15
 
 
@@ -309,7 +299,7 @@ def test_a_cuda_graph_that_hides_a_broken_replica_is_not_used(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_forces_by_a_cuda_graph_are_those_of_the_file(make_model, caplog):
     trained, path = make_model()
-    evaluation = ModelComputation(str(path), "", (), "cuda")._load(read_archive(path), (), "cuda")
+    evaluation = ModelComputation(str(path), "", (), "cuda").load(loaded_model(path))
     for seed in range(3):
         positions = frames(7, seed=seed)
         found = evaluation(positions.reshape(-1, 3), None)

@@ -89,7 +89,7 @@ def test_bead_index_is_one_hot():
 
 
 def test_bead_types_are_looked_up_side_by_side():
-    embedding = BeadTypeEmbedding(vocabularies=(3, 2), width=4)
+    embedding = BeadTypeEmbedding(vocabularies=(3, 2), dim=4)
     features = torch.tensor([[2, 0], [1, 1]])
     found = embedding(features)
     assert found.shape == (2, embedding.n_features) == (2, 8)
@@ -101,12 +101,12 @@ def test_bead_types_are_looked_up_side_by_side():
 
 def test_bead_types_without_features_say_what_is_missing():
     with pytest.raises(InvalidInputError, match="pass the bead features"):
-        BeadTypeEmbedding(vocabularies=(3,), width=4)(None)
+        BeadTypeEmbedding(vocabularies=(3,), dim=4)(None)
 
 
 def test_bead_types_start_with_unit_variance_over_the_width():
     torch.manual_seed(0)
-    embedding = BeadTypeEmbedding(vocabularies=(5000,), width=16)
+    embedding = BeadTypeEmbedding(vocabularies=(5000,), dim=16)
     assert float(embedding.tables[0].weight.detach().std()) == pytest.approx(0.25, rel=0.02)
 
 

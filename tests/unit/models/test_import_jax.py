@@ -11,7 +11,10 @@ import torch
 
 from openmm_scoremd.errors import ModelFileError
 from openmm_scoremd.models.base import EnergyModel
-from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy, GraphTransformerScore
+from openmm_scoremd.models.graph_transformer.family import (
+    GraphTransformerEnergy,
+    GraphTransformerScore,
+)
 from openmm_scoremd.models.import_jax import load_jax_network
 from openmm_scoremd.models.mlp import MLPEnergy, MLPScore
 

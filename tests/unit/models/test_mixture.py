@@ -25,7 +25,7 @@ class Constant(ScoreModel):
     def __init__(self, value, *, n_beads=2, n_dims=3, t_min=0.0, t_max=1.0, invariant=True):
         super().__init__(n_beads=n_beads, n_dims=n_dims, t_min=t_min, t_max=t_max)
         self.value = value
-        self.translation_invariant = invariant
+        self.invariances = frozenset({"translation"} if invariant else ())
         self.asked = []
 
     def score(self, x, t, features=None):

@@ -11,12 +11,14 @@ import torch
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.config import NetworkConfig
+from openmm_scoremd.models.families import build_model
 from openmm_scoremd.models.mixture import Expert, TimePartitionedMixture
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import (
     ExpertDescription,
-    ModelDescription,
     TrainedModel,
+    WeightsDescription,
     load_weights,
     save_weights,
 )
@@ -78,9 +80,10 @@ def test_round_trip(make_trained, tmp_path, name, dtype):
 
 def test_header_describes_the_model(path):
     header = header_of(path)
-    assert header["schema_version"] == 1
+    assert header["schema_version"] == 2
+    assert header["translation_invariant"] is False
     assert header["title"] == "toy"
-    assert header["network"]["kind"] == "mlp"
+    assert header["network"]["family"] == "mlp"
     assert header["schedule"] == {"beta_min": 0.1, "beta_max": 20.0}
     assert header["topology"]["names"] == ["B0"]
     assert header["temperature"] == 310.0
@@ -98,7 +101,7 @@ def test_the_same_model_gives_the_same_bytes(make_trained, path, tmp_path):
 
 def test_json_round_trip(make_trained):
     description = make_trained("graph").description
-    again = ModelDescription.from_json(description.to_json())
+    again = WeightsDescription.from_json(description.to_json())
     assert again.to_json() == description.to_json()
     assert again.topology == description.topology
 
@@ -178,34 +181,38 @@ def test_other_files_of_the_format(path, tmp_path):
     refuse(tmp_path / "plain.safetensors", "some other .safetensors file")
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_other_versions_say_so_first(path, version):
     # Whatever else a newer version writes.
     rewrite(path, lambda _: {"schema_version": version, "news": 1})
-    refuse(path, f"schema version {version}; this package reads 1")
+    refuse(path, "schema version 3; .* up to 2: install" if version == 3 else "does not exist")
 
 
-ENTRIES = [f.name for f in dataclasses.fields(ModelDescription) if f.name != "experts"]
+ENTRIES = [
+    field.name
+    for field in dataclasses.fields(WeightsDescription)
+    if field.default is dataclasses.MISSING
+]
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_entry_is_needed(path, name):
     rewrite(path, lambda header: header.pop(name) and None)
-    refuse(path, "does not describe a model")
+    refuse(path, f"lacks {name}")
 
 
 def test_unknown_entries_are_refused(path):
     rewrite(path, lambda header: header.update(surprise=1))
-    refuse(path, "does not describe a model.*surprise")
+    refuse(path, "unknown entries: surprise")
 
 
 @pytest.mark.parametrize(
     ("section", "entry", "value"),
     [
-        ("network", "kind", "transformer"),
-        ("network", "widths", 3),
-        ("network", "widths", [9, 8]),
-        ("network", "widths", [9.5, 7]),
+        ("network", "family", "transformer"),
+        ("network", "hidden_dims", 3),
+        ("network", "hidden_dims", [9, 8]),
+        ("network", "hidden_dims", [9.5, 7]),
         ("network", "t_max", "late"),
         ("network", "dropout", 0.1),
         ("schedule", "beta_min", -1.0),
@@ -233,17 +240,17 @@ def test_wrong_entries(path, section, entry, value):
     ],
 )
 def test_impossible_values(make_trained, path, name, value):
-    with pytest.raises(ValueError, match=f"{name}|inhomogeneous"):
+    with pytest.raises(ModelFileError, match=name):
         make_trained("mlp", **{name: value})
     rewrite(path, lambda header: header.update({name: value}))
-    refuse(path, "does not describe a model")
+    refuse(path, name)
 
 
 @pytest.mark.parametrize("section", ["network", "schedule", "topology"])
 @pytest.mark.parametrize("value", [None, 3, [], "text"])
 def test_sections_of_another_type(path, section, value):
     rewrite(path, lambda header: header.update({section: value}))
-    refuse(path, "does not describe a model")
+    refuse(path, f"metadata's {section} is ")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "null"])
@@ -254,9 +261,9 @@ def test_headers_that_are_no_objects(path, text):
 
 def test_headers_that_are_not_json():
     with pytest.raises(ModelFileError, match="not JSON"):
-        ModelDescription.from_json("{")
-    with pytest.raises(ModelFileError, match="schema version None"):
-        ModelDescription.from_json("[1]")
+        WeightsDescription.from_json("{")
+    with pytest.raises(ModelFileError, match="a JSON list, not an object"):
+        WeightsDescription.from_json("[1]")
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "integers", "none"])
@@ -286,9 +293,9 @@ TIMES = [(1e-5, 0.1), (0.1, 0.6), (0.6, 1.0)]
 def mixture(make_trained):
     """Three networks for points in the plane, one of them without an energy."""
     networks = [
-        NetworkConfig(kind="mlp", widths=(9, 7), noise_floor=0.01),
-        NetworkConfig(kind="mlp", widths=(5,), output="direct", t_min=0.1, t_max=0.6),
-        NetworkConfig(kind="mlp", widths=(4,), t_min=0.6),
+        MLPConfig(hidden_dims=(9, 7), noise_floor=0.01),
+        MLPConfig(hidden_dims=(5,), output="direct", t_min=0.1, t_max=0.6),
+        MLPConfig(hidden_dims=(4,), t_min=0.6),
     ]
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -333,7 +340,7 @@ def test_mixtures_keep_their_precision(mixture, tmp_path):
 
 
 def test_description_of_a_mixture_as_json(mixture):
-    again = ModelDescription.from_json(mixture.description.to_json())
+    again = WeightsDescription.from_json(mixture.description.to_json())
     assert again.experts == mixture.description.experts
     assert again.to_json() == mixture.description.to_json()
 
@@ -353,11 +360,11 @@ def test_files_that_know_no_mixtures(path):
         (lambda experts: experts[1].update(t_max=0.7), "network's range"),
         (lambda experts: experts[0].update(t_max=0.2), "overlap"),
         (lambda experts: experts[1].update(t_max="late"), ":"),
-        (lambda experts: experts[1].update(weight=1.0), "does not describe a model"),
-        (lambda experts: experts[1].pop("network"), "does not describe a model"),
-        (lambda experts: experts[1]["network"].update(widths=[6]), "size mismatch"),
-        (lambda experts: experts[1]["network"].update(kind="gnn"), "gnn"),
-        (lambda experts: experts.append(3), "does not describe a model"),
+        (lambda experts: experts[1].update(weight=1.0), "metadata's experts"),
+        (lambda experts: experts[1].pop("network"), "metadata's experts"),
+        (lambda experts: experts[1]["network"].update(hidden_dims=[6]), "size mismatch"),
+        (lambda experts: experts[1]["network"].update(family="gnn"), "gnn"),
+        (lambda experts: experts.append(3), "metadata's experts"),
     ],
 )
 def test_damaged_mixtures(mixture_path, change, match):
@@ -368,4 +375,4 @@ def test_damaged_mixtures(mixture_path, change, match):
 @pytest.mark.parametrize("value", [None, 3, "text", {"network": 1}])
 def test_experts_of_another_type(path, value):
     rewrite(path, lambda header: header.update(experts=value))
-    refuse(path, "does not describe a model")
+    refuse(path, "metadata's experts")

@@ -44,6 +44,7 @@ class FrozenLevel:
         self.centre, self.width, self.temperature = centre, width, temperature
         self.positions = np.zeros((replicas, 1, 3))
         self.velocities = np.ones((replicas, 1, 3))
+        self.seed = int(1e6 * width + temperature)
         self.random = np.random.default_rng(int(1e6 * width))
         self.draw()
 
@@ -100,18 +101,20 @@ def test_velocities_follow_their_frames_to_the_other_temperature(model):
     np.testing.assert_allclose(levels[1].velocities, 1.0 * 2.0)
 
 
-@pytest.mark.slow
 def test_noise_levels_find_the_populations_that_one_level_does_not(model):
-    times = (1e-5, 0.03, 0.07, 0.13)
-    alone = simulation(model, 60)
-    alone.step(1500)
+    alone = simulation(model, 500)
+    alone.step(300)
     assert (alone.positions[:, 0, 0] < 0.0).all()
-    exchange = ReplicaExchange(noise_levels(model, times, 60), seed=1)
-    exchange.run(60, steps=10)
+    levels = [
+        simulation(model, 500, seed, diffusion_time=t, timestep=step)
+        for seed, (t, step) in enumerate([(1e-5, 0.01), (0.04, 0.02), (0.13, 0.02)])
+    ]
+    exchange = ReplicaExchange(levels, seed=1)
+    exchange.run(80, steps=6)
     seen = []
-    exchange.run(140, steps=10, observe=lambda: seen.append(exchange.levels[0].positions[:, 0, :2]))
+    exchange.run(30, steps=6, observe=lambda: seen.append(exchange.levels[0].positions[:, 0, :2]))
     assert (exchange.acceptance > 0.2).all()
-    assert exchange.arrivals > 60
+    assert exchange.arrivals > 500
     x, y = np.array(seen).reshape(-1, 2).T / SCALE
     assert np.mean(x > 0.0) == pytest.approx(0.25, abs=0.05)
     for inside in (x < 0.0, x > 0.0):
@@ -172,16 +175,22 @@ class TestLevelsThatDoNotFit:
         levels = [simulation(model, 2, prepare_system=restraint(k)) for k in (1.0, 2.0)]
         with pytest.raises(InvalidInputError, match="do not cancel"):
             ReplicaExchange(levels, seed=0)
-        same = [simulation(model, 2, prepare_system=restraint(1.0)) for _ in range(2)]
+        same = [simulation(model, 2, seed, prepare_system=restraint(1.0)) for seed in range(2)]
         ReplicaExchange(same, seed=0)
         hot = simulation(model, 2, prepare_system=restraint(1.0), temperature=400.0)
         with pytest.raises(InvalidInputError, match="do not cancel"):
             ReplicaExchange([same[0], hot], seed=0)
+
+    @pytest.mark.parametrize("platform", ["Reference", "CPU"])
+    def test_seeds(self, model, platform):
+        levels = [simulation(model, 2, seed, platform=platform) for seed in (4, 5, 4)]
+        with pytest.raises(InvalidInputError, match="levels 0 and 2 have the same seed, 4"):
+            ReplicaExchange(levels, seed=0)
 
     def test_numbers(self, model):
         levels = noise_levels(model, (1e-5, 0.02), 2)
         with pytest.raises(InvalidInputError, match="seed is -1"):
             ReplicaExchange(levels, seed=-1)
         for numbers in ({"sweeps": 0, "steps": 1}, {"sweeps": 1, "steps": 0}):
-            with pytest.raises(InvalidInputError, match="both must be positive"):
+            with pytest.raises(InvalidInputError, match="is 0; it must be at least 1"):
                 ReplicaExchange(levels, seed=0).run(**numbers)

@@ -53,7 +53,7 @@ def test_forces_given_stay_as_they_were(toy):
             ScoreModelFile(toy.path), replicas=3, seed=1, prepare_system=replicated([force])
         )
     assert force.getNumBonds() == 1
-    assert simulation.simulation.system.getForce(1).getNumBonds() == 3
+    assert simulation.simulation.system.getForce(2).getNumBonds() == 3
 
 
 def test_hash_tells_forces_apart(toy):

@@ -8,6 +8,7 @@ from openmm import unit
 from openmm_scoremd.errors import InvalidInputError, NumericalError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.simulation.run.settings import RunSettings
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_integrator_is_what_was_asked_for(model):
     assert integrator.getFriction()._value == pytest.approx(2.0)
     assert integrator.getStepSize()._value == pytest.approx(0.001)
     assert replicas.simulation.topology.getNumAtoms() == 20
-    assert replicas.simulation.system.getNumForces() == 1
+    assert [f.getName() for f in replicas.simulation.system.getForces()][1:] == ["Molecules"]
 
 
 def test_positions_go_in_and_come_out(model, chain):
@@ -215,15 +216,15 @@ def test_another_temperature_is_explained(model, caplog):
 def test_scaled_potential_has_the_width_of_theory(two_wells, caplog):
     # Far out in the well on the left the other one does not matter; y is a harmonic oscillator.
     model = ScoreModelFile(two_wells())
-    replicas = _simulation(model, 400, friction=20.0, timestep=0.004, potential_scale=0.5)
+    replicas = _simulation(model, 400, friction=20.0, timestep=0.004, potential_factor=0.5)
     assert "scaled by 0.5, as if its temperature were 620 K" in caplog.text
     frames = np.zeros((400, 1, 3))
     frames[:, 0, 0] = -0.09
     replicas.set_positions(frames)
     squares = {}
     for scale in (0.5, 4.0):
-        replicas.potential_scale = scale
-        assert replicas.potential_scale == scale
+        replicas.potential_factor = scale
+        assert replicas.potential_factor == scale
         replicas.step(400)
         heights = []
         for _ in range(30):
@@ -240,9 +241,9 @@ def test_energies_with_factor_and_time(two_wells):
     frames = np.random.default_rng(0).normal(scale=0.05, size=(3, 1, 3))
     plain = _simulation(model, 3)
     np.testing.assert_array_equal(plain.model_energies(frames), model.potential_energy(frames))
-    assert (plain.potential_scale, plain.diffusion_time) == (1.0, 1e-5)
+    assert (plain.potential_factor, plain.diffusion_time) == (1.0, 1e-5)
     changed = _simulation(model, 3, diffusion_time=0.1)
-    changed.potential_scale = 0.5
+    changed.potential_factor = 0.5
     for t in (0.1, 0.2):
         changed.diffusion_time = t
         assert changed.diffusion_time == t
@@ -255,12 +256,59 @@ def test_energies_with_factor_and_time(two_wells):
 
 def test_parameters_that_are_not_there(two_wells):
     model = ScoreModelFile(two_wells())
-    plain, scaled = _simulation(model), _simulation(model, potential_scale=1.0)
+    plain, scaled = _simulation(model), _simulation(model, potential_factor=1.0)
     with pytest.raises(InvalidInputError, match="has no such parameter"):
-        plain.potential_scale = 0.5
+        plain.potential_factor = 0.5
     with pytest.raises(InvalidInputError, match="has no such parameter"):
         scaled.diffusion_time = 0.1
     with pytest.raises(InvalidInputError, match="must be positive"):
-        scaled.potential_scale = -1.0
+        scaled.potential_factor = -1.0
     with pytest.raises(InvalidInputError, match="no energy at diffusion time 2"):
         _simulation(model, diffusion_time=2.0)
+
+
+def test_molecules_are_declared_and_cost_no_step(toy):
+    simulation = ReplicaSimulation(
+        ScoreModelFile(toy.path), replicas=3, platform="Reference", seed=1
+    )
+    context = simulation.simulation.context
+    assert [len(molecule) for molecule in context.getMolecules()] == [simulation.model.n_beads] * 3
+    springs = next(f for f in context.getSystem().getForces() if f.getName() == "Molecules")
+    groups = simulation.simulation.integrator.getIntegrationForceGroups()
+    assert not groups & (1 << springs.getForceGroup())
+
+
+def test_forces_in_the_group_of_the_molecules_act(toy):
+    def pull(system, replicas):
+        force = openmm.CustomExternalForce("100*z")
+        force.setForceGroup(31)
+        for particle in (bead for beads in replicas for bead in beads):
+            force.addParticle(particle)
+        system.addForce(force)
+
+    simulation = ReplicaSimulation(
+        ScoreModelFile(toy.path), replicas=2, platform="Reference", seed=1, prepare_system=pull
+    )
+    simulation.set_positions(simulation.model.sample(2, seed=1))
+    before = simulation.positions[..., 2].mean()
+    simulation.step(50)
+    assert simulation.positions[..., 2].mean() < before - 0.01
+
+
+def test_the_former_name_of_the_factor(two_wells):
+    model = ScoreModelFile(two_wells())
+    with pytest.warns(
+        FutureWarning, match="potential_scale is now ReplicaSimulation.potential_fac"
+    ):
+        simulation = _simulation(model, potential_scale=0.5)
+    with pytest.warns(FutureWarning):
+        assert simulation.potential_scale == simulation.potential_factor == 0.5
+    with pytest.warns(FutureWarning):
+        simulation.potential_scale = 2.0
+    assert simulation.potential_factor == 2.0
+    with pytest.warns(FutureWarning, match="RunSettings.potential_scale is now"):
+        settings = RunSettings(potential_scale=0.5)
+    assert settings == RunSettings(potential_factor=0.5)
+    content = settings.to_dict()
+    content["potential_scale"] = content.pop("potential_factor")
+    assert RunSettings.from_dict(content) == settings

@@ -2,6 +2,7 @@
 
 import json
 
+import openmm
 import pytest
 
 from openmm_scoremd.errors import InvalidInputError
@@ -52,13 +53,26 @@ def test_table():
 def test_every_backend_and_platform_is_timed(toy):
     model = ScoreModelFile(toy.path)
     plan = measure_speeds(model, replicas=[1, 3], platforms=["Reference"], sample_time=0.0)
-    backends = available_backends(model._archive)
+    backends = available_backends(model)
     assert [(t.replicas, t.platform, t.backend) for t in plan.timings] == [
         (n, "Reference", backend) for n in (1, 3) for backend in backends
     ]
     assert all(timing.seconds > 0.0 for timing in plan.timings)
     assert "pythonforce" in backends
-    assert "compiled" not in backends  # the toy is no graph transformer
+    assert "kernel" not in backends  # the toy is no graph transformer
+
+
+def test_threads_of_the_process_stay_as_they_are(toy):
+    cpu = openmm.Platform.getPlatformByName("CPU")
+    before = cpu.getPropertyDefaultValue("Threads")
+    assert before != "7"
+    cpu.setPropertyDefaultValue("Threads", "7")
+    try:
+        model = ScoreModelFile(toy.path)
+        measure_speeds(model, replicas=[1], platforms=["CPU"], sample_time=0.0)
+        assert cpu.getPropertyDefaultValue("Threads") == "7"
+    finally:
+        cpu.setPropertyDefaultValue("Threads", before)
 
 
 def test_platforms():
@@ -76,7 +90,7 @@ def test_numbers_are_written(toy, tmp_path):
     assert len(table.splitlines()) == 2 + len(record["timings"])
 
 
-@pytest.mark.parametrize("replicas", [[], [0], [1, -1]])
+@pytest.mark.parametrize("replicas", [[], [0], [1, -1], [1.5]])
 def test_wrong_numbers_of_replicas(toy, replicas):
     with pytest.raises(InvalidInputError, match="replicas"):
         measure_speeds(ScoreModelFile(toy.path), replicas=replicas)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from openmm_scoremd.data.dataset import CGDataset, save_dataset
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.topology import BeadTopology
 from openmm_scoremd.training.config import (
@@ -56,10 +58,16 @@ def write_dataset(path: Path, positions: np.ndarray) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def planar_once(tmp_path_factory) -> Path:
+    """The dataset of all tests, not to be changed."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "planar.npz", mixture_positions(100))
+
+
 @pytest.fixture
-def planar(tmp_path) -> Path:
+def planar(tmp_path, planar_once) -> Path:
     """A dataset of 100 points in two dimensions."""
-    return write_dataset(tmp_path / "planar.npz", mixture_positions(100))
+    return Path(shutil.copy(planar_once, tmp_path))
 
 
 @pytest.fixture
@@ -74,16 +82,16 @@ def molecule(tmp_path) -> Path:
     return write_dataset(tmp_path / "molecule.npz", chain_positions(100))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., TrainingConfig]:
     """Return ``make(dataset, **changes)``: 5 epochs of 5 steps (80 of 100 frames, 16 a batch)."""
 
     def make(dataset: Path, **changes) -> TrainingConfig:
         planar = dataset.stem == "planar"
-        kind = {"kind": "mlp", "widths": (8, 8)} if planar else {"width": 8}
+        sizes = {"hidden_dim": 8, "layers": 1, "heads": 2, "head_dim": 4}
         base = TrainingConfig(
             data=DataConfig(str(dataset), augmentation="none" if planar else "rotation"),
-            network=NetworkConfig(**kind, layers=1, heads=2, head_width=4),
+            network=MLPConfig(hidden_dims=(8, 8)) if planar else GraphTransformerConfig(**sizes),
             loss=LossConfig(weight_midpoint=0.5),
             optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
             hardware=HardwareConfig(accelerator="cpu", backend="eager"),
@@ -119,11 +127,17 @@ def finished(planar, make_config, tmp_path):
     return trainer, tmp_path / "run"
 
 
+@pytest.fixture(scope="session")
+def uninterrupted_once(planar_once, make_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "straight"
+    Trainer(make_config(planar_once), folder).start()
+    return folder
+
+
 @pytest.fixture
-def uninterrupted(planar, make_config, tmp_path):
+def uninterrupted(uninterrupted_once, tmp_path):
     """Folder of a run that was never stopped."""
-    Trainer(make_config(planar), tmp_path / "straight").start()
-    return tmp_path / "straight"
+    return Path(shutil.copytree(uninterrupted_once, tmp_path / "straight"))
 
 
 def log_without_throughput(folder: Path) -> list[list[str]]:

@@ -21,7 +21,7 @@ from openmm_scoremd.training.checkpoint import (
 )
 from openmm_scoremd.training.ema import exponential_average
 
-CONFIG = {"epochs": 3, "loss": {"t_min": 1e-5}, "network": {"widths": [3, 2]}}
+CONFIG = {"epochs": 3, "loss": {"t_min": 1e-5}, "network": {"hidden_dims": [3, 2]}}
 
 
 def make_run(seed, *, n_steps, width=3):

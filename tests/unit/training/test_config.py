@@ -7,7 +7,8 @@ import math
 import pytest
 
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.config import (
     DataConfig,
     ExpertConfig,
@@ -28,9 +29,9 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
 @pytest.mark.parametrize(
     ("section", "entries"),
     [
-        (DataConfig, {"held_back_fraction": 1.0}),
-        (DataConfig, {"held_back_fraction": -0.1}),
-        (DataConfig, {"held_back_fraction": math.nan}),
+        (DataConfig, {"held_out_fraction": 1.0}),
+        (DataConfig, {"held_out_fraction": -0.1}),
+        (DataConfig, {"held_out_fraction": math.nan}),
         (DataConfig, {"augmentation": "reflection"}),
         (DataConfig, {"scale": 0.0}),
         (DataConfig, {"scale": math.inf}),
@@ -92,9 +93,9 @@ def test_bad_values_are_refused_by_name_and_value(section, entries):
 @pytest.mark.parametrize(
     "entries",
     [
-        {"network": NetworkConfig(t_min=0.1, t_max=0.6)},
-        {"network": NetworkConfig(t_max=0.5)},
-        {"network": NetworkConfig(vocabularies=(3,))},
+        {"network": GraphTransformerConfig(t_min=0.1, t_max=0.6)},
+        {"network": GraphTransformerConfig(t_max=0.5)},
+        {"network": GraphTransformerConfig(vocabularies=(3,))},
         {"loss": LossConfig(time_distribution="balanced")},
         {"batch_size": 10, "hardware": HardwareConfig(devices=3)},
     ],
@@ -105,7 +106,7 @@ def test_parts_that_do_not_fit_each_other(entries):
 
 
 def test_parts_that_fit():
-    network = NetworkConfig(t_min=0.1, t_max=0.6, noise_floor=0.1)
+    network = GraphTransformerConfig(t_min=0.1, t_max=0.6, noise_floor=0.1)
     loss = LossConfig(
         t_min=0.1, t_max=0.6, time_distribution="balanced", weight_start=0.1, weight_end=0.6
     )
@@ -118,7 +119,7 @@ def test_record_is_plain_json_without_folders():
     record = config_record(CONFIG)
     assert record == json.loads(json.dumps(record))
     assert record["data"]["path"] == "data.npz"
-    assert record["network"]["widths"] == [92, 92, 92]
+    assert record["network"]["family"] == "graph-transformer"
     assert "somebody" not in json.dumps(record)
 
 
@@ -129,7 +130,10 @@ def test_record_is_plain_json_without_folders():
         ({"epochs": 7}, ["epochs"]),
         ({"seed": 1, "batch_size": 8}, ["batch_size", "seed"]),
         ({"loss": LossConfig(t_min=1e-4)}, ["loss.t_min"]),
-        ({"network": NetworkConfig(width=8, heads=2)}, ["network.heads", "network.width"]),
+        (
+            {"network": GraphTransformerConfig(hidden_dim=8, heads=2)},
+            ["network.heads", "network.hidden_dim"],
+        ),
         # These do not change what is computed.
         ({"title": "other", "log_steps": 3, "checkpoint_seconds": 1.0}, []),
         ({"data": DataConfig("elsewhere/copy.npz")}, []),
@@ -146,8 +150,25 @@ def test_entries_that_an_older_version_did_not_know_have_their_defaults():
     old = config_record(CONFIG)
     del old["loss"]["t_max"], old["network"], old["seed"]
     assert changed_keys(old, config_record(CONFIG)) == []
-    other = dataclasses.replace(CONFIG, seed=1, network=NetworkConfig(heads=2))
+    other = dataclasses.replace(CONFIG, seed=1, network=GraphTransformerConfig(heads=2))
     assert changed_keys(old, config_record(other)) == ["network.heads", "seed"]
+
+
+def test_runs_of_earlier_versions_go_on():
+    # Their records have all entries of all families, under former names.
+    network = {
+        "kind": "mlp", "output": "conservative", "t_min": 0.0, "t_max": 1.0, "noise_floor": None,
+        "width": 96, "layers": 2, "heads": 8, "head_width": 64, "vocabularies": [],
+        "feature_width": 16, "widths": [8, 8],
+    }  # fmt: skip
+    config = dataclasses.replace(CONFIG, network=MLPConfig(hidden_dims=(8, 8)))
+    new = config_record(config)
+    old = {**new, "network": network, "data": {**new["data"], "held_back_fraction": 0.2}}
+    del old["data"]["held_out_fraction"]
+    assert changed_keys(old, new) == []
+    assert changed_keys({**old, "network": {**network, "widths": [8]}}, new) == [
+        "network.hidden_dims"
+    ]
 
 
 def test_entries_that_this_version_does_not_know_are_changes():
@@ -163,7 +184,7 @@ def test_entries_that_this_version_does_not_know_are_changes():
 
 # --- The regulariser -------------------------------------------------------------------------
 
-FLOOR = NetworkConfig(noise_floor=0.01)
+FLOOR = GraphTransformerConfig(noise_floor=0.01)
 
 
 def regularised(*, network=FLOOR, batch_size=32, devices=1, **entries):
@@ -180,11 +201,11 @@ def regularised(*, network=FLOOR, batch_size=32, devices=1, **entries):
     ("entries", "match"),
     [
         (
-            {"network": NetworkConfig(output="direct")},
+            {"network": GraphTransformerConfig(output="direct")},
             r"fokker_planck\.alpha is 0\.001; .* output: direct, which has no density",
         ),
         (
-            {"network": NetworkConfig(), "estimator": "centred"},
+            {"network": GraphTransformerConfig(), "estimator": "centred"},
             r"fokker_planck\.estimator is 'centred'; .* unless network\.noise_floor is set",
         ),
         (
@@ -220,7 +241,7 @@ def test_regularisers_that_do_not_fit(entries, match):
     ("entries", "n_frames"),
     [
         ({}, 32),
-        ({"network": NetworkConfig()}, 32),
+        ({"network": GraphTransformerConfig()}, 32),
         ({"fraction": 0.1}, 3),
         ({"fraction": 0.25, "devices": 4}, 8),
         ({"estimator": "centred"}, 32),
@@ -229,7 +250,14 @@ def test_regularisers_that_do_not_fit(entries, match):
         ({"estimator": "centred", "fraction": 0.28, "batch_size": 200}, 56),
         ({"estimator": "centred", "frames": "spread", "fraction": 0.5}, 16),
         # Without weight nothing of it matters.
-        ({"alpha": 0.0, "network": NetworkConfig(output="direct"), "estimator": "centred"}, 0),
+        (
+            {
+                "alpha": 0.0,
+                "network": GraphTransformerConfig(output="direct"),
+                "estimator": "centred",
+            },
+            0,
+        ),
         ({"alpha": 0.0, "fraction": 0.001}, 0),
     ],
 )
@@ -283,13 +311,13 @@ def mixture(*experts, **entries):
         # What would not do for a run of its own.
         (lambda: mixture(high(epochs=0), low()), "expert high: epochs is 0"),
         (
-            lambda: mixture(high(), low(network=NetworkConfig(t_min=0.1))),
+            lambda: mixture(high(), low(network=GraphTransformerConfig(t_min=0.1))),
             r"expert low: loss\.t_min, loss\.t_max is",
         ),
         (
             lambda: mixture(
                 high(
-                    network=NetworkConfig(output="direct"),
+                    network=GraphTransformerConfig(output="direct"),
                     fokker_planck=FokkerPlanckConfig(alpha=1e-3),
                 ),
                 low(),
@@ -321,7 +349,7 @@ def test_a_stage_serves_no_times():
 @pytest.mark.parametrize(
     "entries",
     [
-        {"network": NetworkConfig(width=8)},
+        {"network": GraphTransformerConfig(hidden_dim=8)},
         {"loss": LossConfig(t_min=1e-4)},
         {"fokker_planck": FokkerPlanckConfig(alpha=1e-3)},
         {"epochs": 7},
@@ -337,7 +365,7 @@ def test_what_belongs_to_each_expert_is_refused_beside_them(entries):
 def test_what_all_experts_share():
     config = mixture(
         high(epochs=4, optimizer=OptimizerConfig(weight_decay=0.0)),
-        low(start_from="high", network=NetworkConfig(width=8)),
+        low(start_from="high", network=GraphTransformerConfig(hidden_dim=8)),
         optimizer=OptimizerConfig(learning_rate=3e-3),
         seed=4,
         batch_size=32,
@@ -349,7 +377,7 @@ def test_what_all_experts_share():
     assert first.optimizer == OptimizerConfig(weight_decay=0.0)
     assert second.optimizer == OptimizerConfig(learning_rate=3e-3)
     assert (first.loss.t_min, second.loss.t_min) == (0.5, 1e-5)
-    assert (first.network.width, second.network.width) == (96, 8)
+    assert (first.network.hidden_dim, second.network.hidden_dim) == (96, 8)
     for single in (first, second):
         assert (single.seed, single.batch_size, single.data) == (4, 32, config.data)
         assert single.experts == ()

@@ -8,7 +8,8 @@ import jsonargparse
 import pytest
 
 from openmm_scoremd.errors import ConfigurationError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.config import (
     ExpertConfig,
     FokkerPlanckConfig,
@@ -29,10 +30,11 @@ YAML = """
 title: "Chain [5 beads]: test"
 data:
   path: beads.npz
-  held_back_fraction: 0.25
+  held_out_fraction: 0.25
   scale: null
 network:
-  widths: [8, 4]
+  family: mlp
+  hidden_dims: [8, 4]
   noise_floor: 0.01
 optimizer:
   learning_rate: 1e-4
@@ -50,10 +52,14 @@ def yaml(tmp_path):
 @pytest.fixture
 def parse():
     """Return a function from a command line to configuration and the other options."""
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--output")
-    add_training_arguments(parser)
-    return lambda *arguments: parse_training_arguments(parser, arguments)
+
+    def parse(*arguments):
+        parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+        parser.add_argument("--output")
+        add_training_arguments(parser, arguments)
+        return parse_training_arguments(parser, arguments)
+
+    return parse
 
 
 class TestReading:
@@ -61,9 +67,9 @@ class TestReading:
         config = load_training_config(yaml)
         assert config.title == "Chain [5 beads]: test"
         assert config.data.path == "beads.npz"
-        assert config.data.held_back_fraction == 0.25
+        assert config.data.held_out_fraction == 0.25
         assert config.data.scale is None
-        assert config.network.widths == (8, 4)
+        assert config.network.hidden_dims == (8, 4)
         assert config.network.noise_floor == 0.01
         # 1e-4 without a point is text in YAML 1.1.
         assert config.optimizer.learning_rate == 1e-4
@@ -72,14 +78,16 @@ class TestReading:
         assert config.loss == TrainingConfig(config.data).loss
 
     def test_overrides(self, yaml):
-        overrides = ["epochs=9", "network.widths=[3]", "data.scale=0.5", "title=a = b"]
+        overrides = ["epochs=9", "network.hidden_dims=[3]", "data.scale=0.5", "title=a = b"]
         config = load_training_config(str(yaml), overrides=overrides)
-        assert (config.epochs, config.network.widths, config.data.scale) == (9, (3,), 0.5)
+        assert (config.epochs, config.network.hidden_dims, config.data.scale) == (9, (3,), 0.5)
         assert config.title == "a = b"
         unchanged = dataclasses.replace(config.data, scale=None)
         assert unchanged == load_training_config(yaml).data
 
-    @pytest.mark.parametrize("name", ["batch_size", "seed", "network.widths", "schedule.beta_min"])
+    @pytest.mark.parametrize(
+        "name", ["batch_size", "seed", "network.hidden_dims", "schedule.beta_min"]
+    )
     def test_null_is_refused_where_nothing_may_be_missing(self, yaml, name):
         with pytest.raises(ConfigurationError, match=rf"{name} is None; it must be"):
             load_training_config(yaml, overrides=[f"{name}=null"])
@@ -119,7 +127,7 @@ experts:
   - name: high
     t_min: 0.6
     t_max: 1
-    network: {kind: mlp, output: direct, widths: [8], t_min: 0.6}
+    network: {family: mlp, output: direct, hidden_dims: [8], t_min: 0.6}
     loss: {t_min: 0.6, weight_start: 0.6, weight_midpoint: 0.8}
     epochs: 3
   - name: low
@@ -146,7 +154,7 @@ class TestExperts:
             "high",
             0.6,
             1.0,
-            network=NetworkConfig(kind="mlp", output="direct", widths=(8,), t_min=0.6),
+            network=MLPConfig(output="direct", hidden_dims=(8,), t_min=0.6),
             loss=LossConfig(t_min=0.6, weight_start=0.6, weight_midpoint=0.8),
             epochs=3,
         )
@@ -155,7 +163,7 @@ class TestExperts:
             "low",
             1e-5,
             0.6,
-            network=NetworkConfig(noise_floor=0.01),
+            network=GraphTransformerConfig(noise_floor=0.01),
             fokker_planck=FokkerPlanckConfig(alpha=1e-3, estimator="centred"),
             optimizer=OptimizerConfig(ema_decay=0.9),
             start_from="high",
@@ -186,14 +194,22 @@ class TestExperts:
                 "epoch: 3",
                 r"unknown entry experts\.epoch .did you mean experts\.epochs",
             ),
-            ("widths: [8]", "widhts: [8]", r"unknown entry experts\.network\.widhts .did you mean"),
+            (
+                "hidden_dims: [8]",
+                "hidden_dmis: [8]",
+                r"unknown entry experts\.network\.hidden_dmis .did you mean",
+            ),
             ("ema_decay", "ema_dekay", r"unknown entry experts\.optimizer\.ema_dekay .did you"),
             ("epochs: 3", "epochs: 2.5", r"experts\.epochs is 2\.5; it must be a whole number"),
-            ("widths: [8]", "widths: 8", r"experts\.network\.widths is 8; it must be a list of"),
             (
-                "kind: mlp",
-                "kind: gnn",
-                r"network\.kind is gnn; it must be graph-transformer or mlp",
+                "hidden_dims: [8]",
+                "hidden_dims: 8",
+                r"experts\.network\.hidden_dims is 8; it must be a list of",
+            ),
+            (
+                "family: mlp",
+                "family: gnn",
+                r"network\.family is 'gnn'; it must be one of graph-transformer, .*mlp",
             ),
             (
                 "{ema_decay: 0.9}",
@@ -212,7 +228,7 @@ class TestExperts:
             ("t_max: 0.6", "t_max: 0.5", r"experts: the intervals .* leave a gap"),
             ("epochs: 3", "epochs: 0", "expert high: epochs is 0"),
             ("weight_midpoint: 0.8", "weight_midpoint: 0.5", r"loss\.weight_start"),
-            ("title: Mixture", "network: {width: 8}", "network is given beside experts"),
+            ("title: Mixture", "network: {hidden_dim: 8}", "network is given beside experts"),
         ],
     )
     def test_bad_entries(self, yaml, old, new, message):
@@ -239,12 +255,12 @@ class TestCommandLine:
         options.insert(position, file)
         config, _ = parse(*itertools.chain(*options))
         assert (config.epochs, config.data.path) == (9, "mine.npz")
-        assert config.network.widths == (8, 4)
+        assert config.network.hidden_dims == (8, 4)
 
     def test_later_files_win_over_earlier_ones(self, parse, yaml, tmp_path):
         (tmp_path / "other.yaml").write_text("epochs: 11\n")
         config, _ = parse("--config", str(yaml), "--config", str(tmp_path / "other.yaml"))
-        assert (config.epochs, config.network.widths) == (11, (8, 4))
+        assert (config.epochs, config.network.hidden_dims) == (11, (8, 4))
 
     def test_other_options_are_returned_apart(self, parse, yaml):
         config, others = parse("--output", "run", "--config", str(yaml))
@@ -252,12 +268,94 @@ class TestCommandLine:
         assert config == load_training_config(yaml)
 
 
+OLD = """
+data: {path: beads.npz, held_back_fraction: 0.25}
+experts:
+  - name: high
+    t_min: 0.6
+    t_max: 1
+    network: {kind: mlp, output: direct, width: 96, widths: [8], t_min: 0.6}
+    loss: {t_min: 0.6, weight_start: 0.6, weight_midpoint: 0.8}
+  - name: low
+    t_min: 1e-5
+    t_max: 0.6
+    network: {kind: graph-transformer, width: 8, heads: 2, head_width: 4, widths: [7]}
+"""
+
+
+class TestFormerNames:
+    def test_files(self, tmp_path):
+        path = tmp_path / "old.yaml"
+        path.write_text(OLD)
+        with pytest.warns(FutureWarning) as warned:
+            config = load_training_config(path)
+        assert config.data.held_out_fraction == 0.25
+        assert [expert.network for expert in config.experts] == [
+            MLPConfig(output="direct", hidden_dims=(8,), t_min=0.6),
+            GraphTransformerConfig(hidden_dim=8, heads=2, head_dim=4),
+        ]
+        said = {str(warning.message) for warning in warned}
+        assert "network.width is now called network.hidden_dim; the old name goes" in " ".join(said)
+        names = ["data.held_back_fraction", *(f"network.{n}" for n in ("kind", "width", "widths"))]
+        assert {text.split()[0] for text in said} == {*names, "network.head_width"}
+
+    def test_options(self, yaml):
+        old = ["network.kind=mlp", "network.widths=[5]", "data.held_back_fraction=0.5"]
+        with pytest.warns(FutureWarning) as warned:
+            config = load_training_config(yaml, overrides=old)
+        assert len(warned) == 3
+        assert config.network == MLPConfig(hidden_dims=(5,), noise_floor=0.01)
+        assert config.data.held_out_fraction == 0.5
+
+    def test_both_names(self, yaml):
+        yaml.write_text(YAML + "  # nothing\n".join(["", ""]))
+        yaml.write_text("data: {path: x}\nnetwork: {width: 8, hidden_dim: 9}\n")
+        with pytest.raises(ConfigurationError, match=r"network\.hidden_dim is given twice"):
+            load_training_config(yaml)
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("arguments", [["--network.family=mlp"], ["--network.family", "mlp"]])
+    def test_options_are_those_of_the_family(self, parse, yaml, arguments, capsys):
+        with pytest.raises(SystemExit):
+            parse(*arguments, "--help")
+        shown = capsys.readouterr().out
+        assert "--network.hidden_dims" in shown
+        assert "--network.heads" not in shown
+        assert "Network of the family mlp" in shown
+        # Lines end at hyphens, too.
+        assert "theentriesofanother:graph-transformer,invariant,mlp." in "".join(shown.split())
+
+    def test_a_printed_configuration_is_one(self, parse, yaml, tmp_path, capsys):
+        yaml.write_text(EXPERTS)
+        with pytest.raises(SystemExit):
+            parse("--config", str(yaml), "--batch_size=64", "--print_config")
+        printed = tmp_path / "printed.yaml"
+        printed.write_text(capsys.readouterr().out)
+        found, _ = parse("--config", str(printed))
+        assert found == load_training_config(yaml, overrides=["batch_size=64"])
+
+    def test_an_option_wins_over_a_file(self, parse, tmp_path):
+        path = tmp_path / "config.yaml"
+        path.write_text("data: {path: x}\nnetwork: {family: mlp, t_max: 1.0}\n")
+        config, _ = parse("--config", str(path), "--network.family=graph-transformer")
+        assert config.network == GraphTransformerConfig()
+        with pytest.raises(ConfigurationError, match=r"unknown option --network\.heads"):
+            parse("--config", str(path), "--network.heads=2")
+
+    def test_later_files_win(self, parse, yaml, tmp_path):
+        (tmp_path / "other.yaml").write_text("network: {family: mlp, hidden_dims: [3]}\n")
+        (tmp_path / "first.yaml").write_text("data: {path: x}\nnetwork: {t_max: 1.0}\n")
+        files = ["--config", str(tmp_path / "first.yaml"), "--config", str(tmp_path / "other.yaml")]
+        assert parse(*files)[0].network == MLPConfig(hidden_dims=(3,))
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("entry", "nearest"),
         [
             ("titel: x", "unknown entry titel (did you mean title?)"),
-            ("network: {widht: 3}", "unknown entry network.widht (did you mean network.width?)"),
+            ("network: {layrs: 3}", "unknown entry network.layrs (did you mean network.layers?)"),
             ("network: {hidden: 3}", "unknown entry network.hidden"),
             ("learning_rate: 0.1", "did you mean optimizer.learning_rate?"),
             ("layer: 3", "did you mean network.layers?"),
@@ -279,17 +377,23 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("override", "message"),
         [
-            ("network.widht=3", "unknown option --network.widht .did you mean --network.width"),
+            (
+                "network.hidden_dim=3",
+                "unknown option --network.hidden_dim .did you mean --network.hidden_dims",
+            ),
             # Abbreviations would change their meaning when an option is added.
             ("epoch=3", "unknown option --epoch .did you mean --epochs"),
             ("epochs=2.5", "epochs is 2.5; it must be a whole number"),
             ("epochs=many", "epochs is many; it must be a whole number"),
             ("optimizer.ema_decay=x", "optimizer.ema_decay is x; it must be a number"),
             ("data.scale=x", "data.scale is x; it must be a number or null"),
-            ("network.widths=[4,x]", r"network.widths is x; .* a list of whole numbers"),
-            ("network.kind=gnn", "network.kind is gnn; it must be graph-transformer or mlp"),
+            ("network.hidden_dims=[4,x]", r"network.hidden_dims is x; .* a list of whole numbers"),
+            (
+                "network.family=gnn",
+                "network.family is 'gnn'; it must be one of graph-transformer, .*mlp",
+            ),
             ("epochs=0", "epochs is 0; it must be at least 1"),
-            ("data.held_back_fraction=2", "held_back_fraction is 2.0; it must be at least 0"),
+            ("data.held_out_fraction=2", "held_out_fraction is 2.0; it must be at least 0"),
             ("seed=-1", "seed is -1; it must be between"),
             ("epochs", "override 'epochs' has no value; write it as name=value"),
             ("help", "override 'help' has no value"),
@@ -333,7 +437,9 @@ class TestRefused:
             "optimizer",
             "hardware",
         }
-        for section, entries in sections.items():
-            for name, value in entries.items():
-                text = "null" if value is None else str(value)
-                load_training_config(yaml, overrides=[f"{section}.{name}={text}"])
+        overrides = [
+            f"{section}.{name}={'null' if value is None else value}"
+            for section, entries in sections.items()
+            for name, value in entries.items()
+        ]
+        assert config_record(load_training_config(yaml, overrides=overrides)) == record

@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
+from openmm_scoremd._files.run_record import sha256_of_file
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import CheckpointError, ConfigurationError, ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig
 from openmm_scoremd.models.mixture import TimePartitionedMixture
-from openmm_scoremd.models.mlp import MLPEnergy, MLPScore
+from openmm_scoremd.models.mlp import MLPConfig, MLPEnergy, MLPScore
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.checkpoint import load_checkpoint
 from openmm_scoremd.training.config import (
@@ -35,7 +36,7 @@ INTERVALS = [(0.6, 1.0), (0.1, 0.6), (1e-5, 0.1)]
 
 def experts():
     """Three networks for points in the plane: two small and quick, the last regularised."""
-    small = NetworkConfig(kind="mlp", widths=(6,))
+    small = MLPConfig(hidden_dims=(6,))
     return (
         ExpertConfig(
             "high",
@@ -70,8 +71,12 @@ def experts():
 @pytest.fixture
 def config(planar):
     """A mixture of three: 10, 5 and 10 steps."""
+    return config_of(planar)
+
+
+def config_of(dataset):
     return TrainingConfig(
-        data=DataConfig(str(planar), augmentation="none"),
+        data=DataConfig(str(dataset), augmentation="none"),
         title="Two modes",
         optimizer=OptimizerConfig(learning_rate=1e-2, ema_decay=0.9),
         hardware=HardwareConfig(accelerator="cpu", backend="eager"),
@@ -83,12 +88,17 @@ def config(planar):
     )
 
 
-@pytest.fixture
-def trained(config, tmp_path):
-    """Folder of a mixture that was trained in one go."""
-    folder = tmp_path / "mixture"
-    assert train_mixture(config, folder) == folder / WEIGHTS
+@pytest.fixture(scope="module")
+def trained_once(planar_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixture") / "mixture"
+    assert train_mixture(config_of(planar_once), folder) == folder / WEIGHTS
     return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """Folder of a mixture that was trained in one go."""
+    return Path(shutil.copytree(trained_once, tmp_path / "mixture"))
 
 
 def assert_same_weights(folder, other, names=("high", "mid", "low", ".")):
@@ -246,7 +256,7 @@ def test_starting_from_an_expert_that_is_not_trained(config, tmp_path):
 
 
 def test_starting_from_an_expert_of_another_shape(config, tmp_path):
-    other = change(config, "mid", network=NetworkConfig(kind="mlp", widths=(5,)))
+    other = change(config, "mid", network=MLPConfig(hidden_dims=(5,)))
     train_expert(other, "mid", tmp_path / "mixture")
     with pytest.raises(ModelFileError, match="holds a network of another shape"):
         train_expert(other, "low", tmp_path / "mixture")
@@ -314,7 +324,7 @@ def test_finished_experts_are_left_as_they_are(config, trained):
         ("high", {"epochs": 3}, "epochs"),
         ("mid", {"optimizer": None}, "optimizer.ema_decay, optimizer.learning_rate"),
         ("low", {"fokker_planck": FokkerPlanckConfig(alpha=2e-3)}, "fokker_planck.alpha"),
-        ("high", {"network": NetworkConfig(kind="mlp", widths=(7,), t_min=0.6)}, "network.output"),
+        ("high", {"network": MLPConfig(hidden_dims=(7,), t_min=0.6)}, "network.output"),
     ],
 )
 def test_another_configuration_is_refused(config, trained, name, entries, named):
@@ -372,6 +382,20 @@ def test_the_order_does_not_matter(files, trained, tmp_path):
     assert (tmp_path / "new" / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
 
 
+def test_stages_count_and_have_no_part(files, trained, tmp_path):
+    # "low" starts from "mid"; as if that served nothing.
+    intervals = [(0.6, 1.0), (0.3, 0.3), (1e-5, 0.1)]
+    refuse(files, intervals, tmp_path / "x.safetensors", "leave a gap")
+    intervals = [(1e-5, 1e-5), (0.1, 0.6), (1.0, 1.0)]
+    combine_experts(files, intervals, tmp_path / "new" / WEIGHTS, title="Middle")
+    found = load_weights(tmp_path / "new" / WEIGHTS)
+    assert [(e.t_min, e.t_max) for e in found.description.experts] == [(0.1, 0.6)]
+    assert len(found.description.training["experts"]) == 1
+    results = load_weights(trained / WEIGHTS).description.training["results"]
+    assert found.description.training["results"] == results
+    refuse(files, [(0.5, 0.5)] * 3, tmp_path / "x.safetensors", "at least one expert")
+
+
 @pytest.fixture
 def make_other(config, tmp_path):
     """Return a function that trains the middle expert of another configuration."""
@@ -388,7 +412,7 @@ def test_experts_of_different_runs(files, config, make_other, make_mixture, tmp_
     changes = {
         "seed": {"seed": 4},  # decides which frames are held back
         "scale": {"data": dataclasses.replace(config.data, scale=0.7)},
-        "split": {"data": dataclasses.replace(config.data, held_back_fraction=0.1)},
+        "split": {"data": dataclasses.replace(config.data, held_out_fraction=0.1)},
         "schedule": {"schedule": VPSchedule(0.1, 15.0)},
         "dataset": {},
     }

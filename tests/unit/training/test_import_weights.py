@@ -16,7 +16,7 @@ DATA = ROOT / "examples/data/alanine_dipeptide.npz"
 SINGLE = """
 title: imported
 data: {{path: {data}, scale: 0.1}}
-network: {{width: 96, layers: 2, t_min: 0.0, t_max: 0.1}}
+network: {{hidden_dim: 96, layers: 2, t_min: 0.0, t_max: 0.1}}
 loss: {{t_max: 0.1, weight_midpoint: 0.03, weight_end: 0.1}}
 """
 MIXTURE = """
@@ -81,6 +81,15 @@ def test_a_mixture_of_two_networks(there):
     assert intervals == [(1e-5, 0.1), (0.1, 1.0)]
 
 
+def test_stages_have_no_parameters(there):
+    stage = MIXTURE.format(data=DATA).replace(
+        "experts:\n",
+        "experts:\n  - {name: stage, t_min: 0.5, t_max: 0.5, network: {output: direct}}\n",
+    )
+    (there / "mixture.yaml").write_text(stage)
+    test_a_mixture_of_two_networks(there)
+
+
 def test_one_file_for_each_network(there, capsys):
     early = PARITY / "graph_potential_aldp_0_0.1.npz"
     assert convert(early, config="mixture.yaml") == 2
@@ -120,7 +129,7 @@ def test_arrays_that_do_not_fit_are_named(there, capsys, change):
 
 def test_networks_that_the_public_code_does_not_have(there, capsys):
     path = there / "single.yaml"
-    path.write_text(path.read_text().replace("width: 96", "noise_floor: 0.01, width: 96"))
+    path.write_text(path.read_text().replace("layers: 2", "noise_floor: 0.01, layers: 2"))
     assert convert(PARITY / "graph_potential_aldp_0_0.1.npz") == 2
     assert "set it to null" in capsys.readouterr().err
 

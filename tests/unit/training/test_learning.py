@@ -22,7 +22,7 @@ def exact_score(scale):
     variance, weights = (0.3 / scale) ** 2, torch.tensor([0.3, 0.7])
 
     def score_fn(x, t):
-        alpha, sigma = SCHEDULE.mean_factor(t), SCHEDULE.sigma(t)
+        alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
         total = (alpha**2 * variance + sigma**2)[:, None]
         away = x - alpha[:, None, None] * means
         share = torch.softmax(weights.log() - 0.5 * away.square().sum(-1) / total, dim=-1)
@@ -39,7 +39,7 @@ def test_loss_reaches_the_optimum_of_a_gaussian_mixture(make_mixture, make_confi
         batch_size=256,
         log_steps=50,
         checkpoint_seconds=1e9,
-        **{"network.widths": (32, 32), "optimizer.ema_decay": 0.99},
+        **{"network.hidden_dims": (32, 32), "optimizer.ema_decay": 0.99},
     )
     trainer = Trainer(config, tmp_path / "run")
     scale = load_dataset(config.data.path).scale
@@ -84,7 +84,7 @@ def test_regularised_training_lowers_the_residual(make_mixture, make_config, tmp
         log_steps=50,
         checkpoint_seconds=1e9,
         **{
-            "network.widths": (32, 32),
+            "network.hidden_dims": (32, 32),
             "network.noise_floor": floor,
             "loss.time_distribution": "uniform" if floor is None else "balanced",
             "optimizer.ema_decay": 0.99,

@@ -16,7 +16,9 @@ from openmm_scoremd.diffusion.fokker_planck import (
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import TimeWeighting
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.objective import (
     Batch,
     CentredFokkerPlanckObjective,
@@ -28,9 +30,11 @@ from openmm_scoremd.training.objective import (
 
 SCHEDULE, WEIGHTING = VPSchedule(), TimeWeighting(0.0, 1.0, 0.3)
 NETWORKS = {
-    "graph": NetworkConfig(width=8, layers=1, heads=2, head_width=4, noise_floor=0.01),
-    "graph-direct": NetworkConfig(width=8, layers=1, heads=2, head_width=4, output="direct"),
-    "mlp": NetworkConfig(kind="mlp", widths=(6,)),
+    "graph": GraphTransformerConfig(hidden_dim=8, layers=1, heads=2, head_dim=4, noise_floor=0.01),
+    "graph-direct": GraphTransformerConfig(
+        hidden_dim=8, layers=1, heads=2, head_dim=4, output="direct"
+    ),
+    "mlp": MLPConfig(hidden_dims=(6,)),
 }
 
 
@@ -94,7 +98,7 @@ def value_and_gradients(objective, arrays, factor=1.0):
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Leave the traced graph as it is, which is what the compiler starts from."""
-    for module in ("objective", "steps"):
+    for module in ("objective", "compiled.steps"):
         monkeypatch.setattr(
             f"openmm_scoremd.training.{module}.compile_graph", lambda graph, _: graph
         )

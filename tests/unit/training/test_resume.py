@@ -147,7 +147,7 @@ def test_nothing_to_resume(planar, make_config, tmp_path):
         ({"epochs": 6}, ["epochs"]),
         ({"seed": 4, "batch_size": 8}, ["batch_size", "seed"]),
         ({"optimizer.learning_rate": 2e-2}, ["optimizer.learning_rate"]),
-        ({"network.widths": (8, 9)}, ["network.widths"]),
+        ({"network.hidden_dims": (8, 9)}, ["network.hidden_dims"]),
         ({"schedule.beta_max": 15.0}, ["schedule.beta_max"]),
         ({"fokker_planck.alpha": 1e-3}, ["fokker_planck.alpha"]),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.dataset import load_dataset, split_frames
 from openmm_scoremd.data.regions import region_of_frames, spreading_weights
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import (
@@ -16,7 +16,7 @@ from openmm_scoremd.diffusion.weighting import (
     UniformTimes,
 )
 from openmm_scoremd.errors import ConfigurationError, ModelFileError
-from openmm_scoremd.models.factory import NetworkConfig
+from openmm_scoremd.models.mlp import MLPConfig
 from openmm_scoremd.training.config import FokkerPlanckConfig
 from openmm_scoremd.training.objective import (
     CentredFokkerPlanckObjective,
@@ -29,7 +29,6 @@ from openmm_scoremd.training.setup import (
     diffusion_times,
     division_of_steps,
     initial_model,
-    training_dataset,
     training_objective,
 )
 from openmm_scoremd.training.trainer import Trainer
@@ -46,12 +45,18 @@ def stream_of(config):
     return batch_stream(config, load_dataset(config.data.path), scale=0.5, device=CPU)
 
 
-def test_frames_are_those_not_held_back_in_standardised_units(planar, make_config):
+def training_positions(config):
+    dataset = load_dataset(config.data.path)
+    fraction = config.data.held_out_fraction
+    chosen, _ = split_frames(dataset.n_frames, held_back_fraction=fraction, seed=config.seed)
+    return dataset.positions[chosen]
+
+
+def test_frames_are_those_not_held_out_in_standardised_units(planar, make_config):
     config = make_config(planar)
-    training, _ = training_dataset(config)
     frames = stream_of(config).frames
     assert frames.dtype == torch.float32
-    np.testing.assert_allclose(frames.numpy(), training.positions / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(frames.numpy(), training_positions(config) / 0.5, rtol=1e-6)
     double = make_config(planar, **{"hardware.precision": "64-true"})
     assert stream_of(double).frames.dtype == torch.float64
 
@@ -102,8 +107,8 @@ def test_spread_frames(make_mixture, make_config):
     )
     plain, stream = stream_of(config), stream_of(spread)
     assert plain.probed_weights is None
-    training, _ = training_dataset(config)
-    expected = torch.from_numpy(spreading_weights(training.positions))
+    positions = training_positions(config)
+    expected = torch.from_numpy(spreading_weights(positions))
     torch.testing.assert_close(stream.probed_weights.double(), expected, rtol=1e-5, atol=0.0)
     # Frames of thinly populated regions are probed as often as their weights want.
     rare = {tuple(frame) for frame in stream.frames[expected > 2.0 / 1600].flatten(1).tolist()}
@@ -128,8 +133,8 @@ def test_frames_of_regions_at_times_of_their_own(make_mixture, make_config):
     medians = [float(expected(torch.tensor(0.5))), float(batch.t[:400].median())]
     assert medians[1] == pytest.approx(medians[0], rel=0.5)
     # Every four frames of a time are of one region; all regions are drawn.
-    training, _ = training_dataset(config)
-    region = region_of_frames(training.positions, regions=N_LARGE_REGIONS)
+    positions = training_positions(config)
+    region = region_of_frames(positions, regions=N_LARGE_REGIONS)
     frames = {
         tuple(frame): r
         for frame, r in zip(stream.frames.flatten(1).tolist(), region.tolist(), strict=True)
@@ -201,9 +206,12 @@ def test_weights_to_start_from(finished, planar, make_config, tmp_path, read_run
 @pytest.mark.parametrize(
     ("entries", "match"),
     [
-        ({"network.widths": (8, 9)}, "holds a network of another shape than `network` describes"),
+        (
+            {"network.hidden_dims": (8, 9)},
+            "holds a network of another shape than `network` describes",
+        ),
         ({"network.output": "direct"}, "holds a network of another shape"),
-        ({"schedule.beta_max": 15.0}, "other beads or another noise schedule"),
+        ({"schedule.beta_max": 15.0}, "has another noise schedule"),
     ],
 )
 def test_weights_of_another_network(finished, planar, make_config, entries, match):
@@ -217,7 +225,7 @@ def test_weights_of_another_network(finished, planar, make_config, entries, matc
 def test_weights_of_another_molecule(finished, molecule, make_config):
     _, folder = finished
     config = make_config(molecule, start_from=str(folder / "weights.safetensors"))
-    with pytest.raises(ModelFileError, match="other beads"):
+    with pytest.raises(ModelFileError, match="does not fit this run: there are"):
         initial_model(config, load_dataset(molecule))
 
 
@@ -230,6 +238,6 @@ def test_missing_weights_to_start_from(planar, make_config, tmp_path):
 
 def test_networks_beyond_the_memory_are_refused(planar, make_config):
     config = make_config(planar)
-    huge = NetworkConfig(kind="mlp", widths=(10**14,))
+    huge = MLPConfig(hidden_dims=(10**14,))
     with pytest.raises(ConfigurationError, match="lower the sizes in network"):
         initial_model(dataclasses.replace(config, network=huge), load_dataset(config.data.path))

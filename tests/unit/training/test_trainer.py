@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd._files.atomic import sha256_of_file
-from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd._files.run_record import sha256_of_file
+from openmm_scoremd.data.dataset import load_dataset, split_frames
 from openmm_scoremd.errors import ConfigurationError, NumericalError
-from openmm_scoremd.models.graph_transformer import GraphTransformerEnergy
+from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
 from openmm_scoremd.models.mlp import MLPEnergy
 from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.training.checkpoint import load_checkpoint
 from openmm_scoremd.training.log import read_log
-from openmm_scoremd.training.setup import training_dataset
 from openmm_scoremd.training.trainer import Trainer
 
 CHECKPOINT, WEIGHTS, LOG = "checkpoint.safetensors", "weights.safetensors", "log.csv"
@@ -183,17 +182,17 @@ def test_given_scale(planar, make_config, tmp_path):
     torch.testing.assert_close(ratio, torch.full_like(ratio, dataset.scale / 2.0))
 
 
-def test_held_back_frames_are_never_seen(planar, make_config, tmp_path):
+def test_held_out_frames_are_never_seen(planar, make_config, tmp_path):
     config = make_config(planar)
     trainer = Trainer(config, tmp_path / "run")
-    training, held_back = training_dataset(config)
-    assert (training.n_frames, held_back.n_frames) == (80, 20)
+    training, held_out = split_frames(100, held_back_fraction=0.2, seed=config.seed)
+    assert (len(training), len(held_out)) == (80, 20)
     seen = {tuple(frame) for frame in (trainer.stream.frames * trainer.scale).flatten(1).tolist()}
     frames = np.float64(np.float32(sorted(seen)))
-    expected = np.float64(sorted(training.positions.reshape(80, 2).tolist()))
+    expected = np.float64(sorted(trainer.dataset.positions[training].reshape(80, 2).tolist()))
     np.testing.assert_allclose(frames, expected, rtol=1e-5)
-    everything = make_config(planar, **{"data.held_back_fraction": 0.0})
-    assert training_dataset(everything)[1] is None
+    everything = make_config(planar, **{"data.held_out_fraction": 0.0})
+    assert len(Trainer(everything, tmp_path / "all").stream.frames) == 100
 
 
 def test_progress_is_reported_with_every_row(planar, make_config, tmp_path):

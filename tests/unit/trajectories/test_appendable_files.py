@@ -1,15 +1,12 @@
+from pathlib import Path
+
 import mdtraj
 import numpy as np
 import pytest
 
 from openmm_scoremd.errors import CheckpointError
-from openmm_scoremd.trajectories.appendable_files import (
-    CSVCodec,
-    DCDCodec,
-    GrowingFile,
-    NpyCodec,
-    XTCCodec,
-)
+from openmm_scoremd.trajectories.appendable_files import AppendableFile
+from openmm_scoremd.trajectories.formats import CSVFormat, DCDFormat, NpyFormat, XTCFormat
 from openmm_scoremd.trajectories.reading import without_c_output
 
 
@@ -18,11 +15,10 @@ def frames():
     return np.random.default_rng(0).normal(size=(7, 4, 3))
 
 
-def codec_of(kind, toy):
+def format_of(kind):
     if kind == "dcd":
-        topology = toy.metadata.topology.to_openmm()
-        return DCDCodec(topology, timestep=0.002, interval=50)
-    return XTCCodec(timestep=0.002, interval=50)
+        return DCDFormat(4, timestep=0.002, interval=50)
+    return XTCFormat(timestep=0.002, interval=50)
 
 
 def read(path):
@@ -35,10 +31,10 @@ def read(path):
 
 
 @pytest.mark.parametrize("kind", ["dcd", "xtc"])
-def test_frames_come_back_however_they_were_appended(toy, frames, tmp_path, kind):
+def test_frames_come_back_however_they_were_appended(frames, tmp_path, kind):
     contents = []
     for name, pieces in (("whole", [7]), ("pieces", [1, 0, 4, 2])):
-        file = GrowingFile(tmp_path / f"{name}.{kind}", codec_of(kind, toy))
+        file = AppendableFile(tmp_path / f"{name}.{kind}", format_of(kind))
         file.create()
         first = 0
         for count in pieces:
@@ -63,7 +59,7 @@ def test_dcd_is_that_of_openmm_but_for_the_date(toy, frames, tmp_path):
         writer = app.DCDFile(file, topology, 0.002, 50, 50)
         for frame in frames:
             writer.writeModel(frame)
-    ours = GrowingFile(tmp_path / "ours.dcd", codec_of("dcd", toy))
+    ours = AppendableFile(tmp_path / "ours.dcd", format_of("dcd"))
     ours.create()
     ours.append(frames)
     expected, found = ((tmp_path / f"{name}.dcd").read_bytes() for name in ("openmm", "ours"))
@@ -72,21 +68,21 @@ def test_dcd_is_that_of_openmm_but_for_the_date(toy, frames, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dcd", "xtc"])
-def test_cut_back_to_what_counts(toy, frames, tmp_path, kind):
-    file = GrowingFile(tmp_path / f"a.{kind}", codec_of(kind, toy))
+def test_cut_back_to_what_counts(frames, tmp_path, kind):
+    file = AppendableFile(tmp_path / f"a.{kind}", format_of(kind))
     file.create()
     file.append(frames[:3])
     before, rows, length = file.path.read_bytes(), file.rows, file.length
     file.append(frames[3:])
-    again = GrowingFile(file.path, codec_of(kind, toy), rows=rows, length=length)
+    again = AppendableFile(file.path, format_of(kind), rows=rows, length=length)
     again.cut()
     assert file.path.read_bytes() == before
     again.append(frames[3:])
     np.testing.assert_allclose(read(file.path)[0], frames, atol=1e-5)
 
 
-def test_a_shorter_file_cannot_be_cut(toy, frames, tmp_path):
-    file = GrowingFile(tmp_path / "a.dcd", codec_of("dcd", toy))
+def test_a_shorter_file_cannot_be_cut(frames, tmp_path):
+    file = AppendableFile(tmp_path / "a.dcd", format_of("dcd"))
     file.create()
     file.append(frames)
     file.path.write_bytes(file.path.read_bytes()[:-4])
@@ -99,16 +95,38 @@ def test_a_shorter_file_cannot_be_cut(toy, frames, tmp_path):
 
 def test_numbers_as_npy_and_text(tmp_path):
     rows = np.arange(24.0).reshape(4, 3, 2)
-    table = GrowingFile(tmp_path / "a.npy", NpyCodec((3, 2)))
+    table = AppendableFile(tmp_path / "a.npy", NpyFormat((3, 2)))
     table.create()
     assert np.load(table.path).shape == (0, 3, 2)
     for count in range(4):
         table.append(rows[count : count + 1])
     np.testing.assert_array_equal(np.load(table.path), rows)
     # Room for the number of rows, however many there will be.
-    assert len(NpyCodec((3, 2)).header(10**12)) == len(NpyCodec((3, 2)).header(0))
-    text = GrowingFile(tmp_path / "a.csv", CSVCodec({"step": ".0f", "energy": ".2f"}))
+    assert len(NpyFormat((3, 2)).header(10**12)) == len(NpyFormat((3, 2)).header(0))
+    text = AppendableFile(tmp_path / "a.csv", CSVFormat({"step": ".0f", "energy": ".2f"}))
     text.create()
     text.append(np.array([[10.0, -1.234], [20.0, 5.0]]))
     text.append(np.array([[30.0, 0.0]]))
     assert text.path.read_text() == "step,energy\n10,-1.23\n20,5.00\n30,0.00\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk here")
+def test_a_full_disk_is_named(frames, tmp_path):
+    file = AppendableFile(tmp_path / "a.dcd", format_of("dcd"))
+    file.create()
+    file.path = Path("/dev/full")
+    for call in (lambda: file.append(frames), lambda: file.append(np.zeros((1000, 4, 3)))):
+        with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+            call()
+    assert file.rows == 0
+    # What was there before stays what counts, and frames follow it when there is room again.
+    file.path = tmp_path / "a.dcd"
+    file.append(frames)
+    np.testing.assert_allclose(read(file.path)[0], frames, atol=1e-5)
+
+
+def test_files_that_are_there_are_not_made_anew(tmp_path):
+    (tmp_path / "a.dcd").write_text("precious")
+    with pytest.raises(FileExistsError):
+        AppendableFile(tmp_path / "a.dcd", format_of("dcd")).create()
+    assert (tmp_path / "a.dcd").read_text() == "precious"

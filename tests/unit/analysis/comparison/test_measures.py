@@ -192,6 +192,8 @@ class TestMolecules:
             residue_names=("ACE", *("ALA",) * 3, *("GLY",) * 3, "NME"),
             residue_ids=(1, 2, 2, 2, 3, 3, 3, 4),
             chain_ids=("A",) * 8,
+            insertion_codes=(),
+            residue_indices=(),
             masses=(12.0,) * 8,
             bonds=tuple((i, i + 1) for i in range(7)),
         )

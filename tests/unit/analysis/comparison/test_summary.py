@@ -62,7 +62,7 @@ class TestVerdict:
         sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000, shift=0.3)}
         found = summarise(sets, POINT, resampling=FAST)
         (pair,) = found.pairs
-        assert not found.consistent
+        assert found.verdict == "NOT consistent"
         assert pair.p_value < 1e-6
         assert {d.observable for d in pair.discrepancies} == {"x"}
         worst = pair.discrepancies[0]
@@ -110,7 +110,8 @@ class TestVerdict:
             wells = two_wells(seed, 1200, 1, rate=0.0)[:, 0]
             runs = two_wells(10_000 + seed, 14, 60, rate=0.05)
             sets = {"reference": SampleSet(wells), "simulation": SampleSet(runs)}
-            alarms += not summarise(sets, POINT, resampling=FAST, alpha=0.05).consistent
+            verdict = summarise(sets, POINT, resampling=FAST, alpha=0.05).verdict
+            alarms += verdict == "NOT consistent"
         assert alarms <= 21
 
     def test_a_slow_state_that_all_replicas_missed_is_no_evidence(self):
@@ -125,7 +126,7 @@ class TestVerdict:
         # Thirty such replicas: 0.8^30 = 0.1 %.
         many = rng.normal(size=(60, 400, 1, 2)) - [3.0, 0.0]
         sets = {"reference": SampleSet(wells), "simulation": SampleSet(many)}
-        assert not summarise(sets, POINT, resampling=FAST).consistent
+        assert summarise(sets, POINT, resampling=FAST).verdict == "NOT consistent"
 
 
 class TestMolecules:
@@ -208,3 +209,37 @@ def test_coordinates_of_a_point():
 def test_impossible_input(sets, topology, alpha, message):
     with pytest.raises(InvalidInputError, match=message):
         summarise(sets, topology, alpha=alpha)
+
+
+class TestPower:
+    def test_few_frames_cannot_tell(self):
+        # Four frames of four replicas, as everybody's first try.
+        sets = {"reference": gaussian(0, 4000), "simulation": gaussian(1, 4, 4)}
+        found = summarise(sets, POINT, resampling=FAST)
+        (pair,) = found.pairs
+        assert pair.p_value > pair.alpha
+        assert pair.smallest_visible > 0.25
+        assert (pair.verdict, found.verdict, found.consistent) == ("cannot tell",) * 2 + (False,)
+        said = found.format_verdict()
+        assert "simulation and reference: cannot tell (p = " in said
+        assert f"only differences above {100 * pair.smallest_visible:.3g} % of the frames" in said
+        assert found.to_dict()["pairs"][0]["reason"] == pair.reason
+
+    def test_power_stands_beside_a_verdict(self):
+        sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
+        found = summarise(sets, POINT, resampling=FAST)
+        # Four standard errors of a tenth of the frames.
+        expected = 4 * np.sqrt(0.09 * (1 / 4000 + 1 / 2000))
+        assert found.pairs[0].smallest_visible == pytest.approx(expected, rel=0.15)
+        shown = f"; differences above {100 * found.pairs[0].smallest_visible:.3g} % would show)"
+        assert shown in found.format_verdict()
+
+    def test_a_difference_is_told_whatever_the_power(self):
+        sets = {"reference": gaussian(0, 4000), "simulation": gaussian(1, 4, 4, shift=9.0)}
+        assert summarise(sets, POINT, resampling=FAST).verdict == "NOT consistent"
+
+    def test_rows_have_their_own(self):
+        sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
+        (pair,) = summarise(sets, POINT, resampling=FAST).pairs
+        for row in (*pair.metrics, *pair.observables):
+            assert 0.01 < row.visible < 0.1

@@ -56,6 +56,20 @@ def without_bonds(topology):
     return dataclasses.replace(topology, bonds=())
 
 
+def test_residues_that_share_their_number_have_dihedrals_and_labels_of_their_own():
+    # Insertion codes, or chains without letters: 5, 5A and 5B of one chain.
+    chain = backbone_cb(3)
+    beads = dataclasses.replace(
+        chain, residue_ids=(5,) * 15, insertion_codes=("",) * 5 + ("A",) * 5 + ("B",) * 5
+    )
+    same = backbone_dihedrals(chain)
+    found = backbone_dihedrals(beads)
+    np.testing.assert_array_equal(found.phi, same.phi)
+    assert phi_psi_labels(beads) == ("LEU 5A",)
+    labels = beads.bead_labels
+    assert len({(labels[i], labels[j]) for i, j in beads.bonds}) == len(beads.bonds)
+
+
 class TestBackboneDihedrals:
     def test_alanine_dipeptide(self):
         phi, psi = backbone_dihedrals(DIPEPTIDE)

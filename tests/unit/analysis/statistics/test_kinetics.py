@@ -129,5 +129,16 @@ class TestSlowCoordinates:
         assert projected.shape == (10, 500, 2)
         np.testing.assert_allclose(projected.reshape(-1, 2).std(axis=0), 1.0, rtol=1e-6)
 
+    def test_vibration_is_not_slow(self):
+        pytest.importorskip("deeptime")
+        values = np.random.default_rng(0).normal(size=(10, 500, 4))
+        for frame in range(1, 500):
+            values[:, frame, 1] -= 0.97 * values[:, frame - 1, 1]
+            values[:, frame, 2] += 0.9 * values[:, frame - 1, 2]
+        found = slow_coordinates([*values], lag=1)
+        shares = np.abs(found.vectors) * values.std(axis=(0, 1))[:, None]
+        assert shares[:, 0].argmax() == 2
+        assert shares[1].max() < 0.1
+
     def test_too_short(self):
         assert slow_coordinates([np.zeros((40, 3))] * 10, lag=20) is None

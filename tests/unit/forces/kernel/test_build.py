@@ -110,8 +110,40 @@ def test_a_folder_that_others_can_write_to_is_not_used(compiler, cache, caplog):
     cache.chmod(0o777)
     with caplog.at_level(logging.WARNING):
         load()
-    assert "others can write there" in caplog.text
+    assert "others can write to" in caplog.text
     assert not list(cache.iterdir())
+
+
+@needs_compiler
+@pytest.mark.parametrize("trouble", ["no home", "a file", "read-only"])
+def test_without_a_place_to_keep_it_a_temporary_one_is_used(
+    compiler, cache, monkeypatch, caplog, trouble
+):
+    compiler()
+    if trouble == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.delenv("HOME", raising=False)
+        # As for a user that no table knows, in a container.
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    elif trouble == "a file":
+        cache.parent.write_text("")
+    else:
+        # Also root cannot write to what is mounted read-only.
+        monkeypatch.setattr("os.access", lambda _path, mode: mode != os.W_OK)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(load(), ctypes.CDLL)
+    assert "the C++ kernel is kept in" in caplog.text
+
+
+@needs_compiler
+def test_a_full_disk_is_a_reason_for_another_backend(compiler, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    compiler()
+    monkeypatch.setattr("shutil.copy", full)
+    with pytest.raises(MissingDependencyError, match=r"No space left.*backend='torchforce'"):
+        load()
 
 
 @needs_compiler
@@ -125,7 +157,7 @@ def test_the_folder_is_private(compiler, cache):
 def test_options_that_the_compiler_does_not_know_are_left_out(compiler, tmp_path):
     calls = compiler(refused="-fopenmp")
     load()
-    assert calls() == 2
+    assert calls() == 3
     assert "-fopenmp" not in (tmp_path / "log").read_text().splitlines()[-1]
 
 

@@ -5,17 +5,18 @@ import pytest
 import torch
 
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError
-from openmm_scoremd.export.folded import FoldedGraphTransformer
 from openmm_scoremd.forces.kernel import network as module
 from openmm_scoremd.forces.kernel.build import load_library
 from openmm_scoremd.forces.kernel.network import NativeNetwork, Unit
-from openmm_scoremd.models.factory import NetworkConfig, build_model
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.folded import FoldedGraphTransformer
+from openmm_scoremd.models.graph_transformer.network import GraphTransformerConfig
 
 T = 1e-3
 UNIT = Unit(inverse_scale=4.0, energy=2.5)
 FORMS = ["absorbed", "factorised"]
 
-#: Beads, width, layers, heads, width of a head: vectors are full, ragged, or hold all heads twice.
+#: Beads, hidden_dim, layers, heads, head_dim: vectors are full, ragged, or hold all heads twice.
 SHAPES = [
     (5, 96, 2, 8, 64),
     (4, 12, 2, 2, 4),
@@ -39,10 +40,12 @@ def compiler_problem():
 pytestmark = pytest.mark.skipif(bool(compiler_problem()), reason=compiler_problem())
 
 
-def make_model(n_beads, width, layers, heads, head_width):
+def make_model(n_beads, hidden_dim, layers, heads, head_dim):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = NetworkConfig(width=width, layers=layers, heads=heads, head_width=head_width)
+        config = GraphTransformerConfig(
+            hidden_dim=hidden_dim, layers=layers, heads=heads, head_dim=head_dim
+        )
         model = build_model(config, n_beads=n_beads, n_dims=3).double()
         with torch.no_grad():
             # Fresh biases are zero, which would hide mistakes.
@@ -52,7 +55,7 @@ def make_model(n_beads, width, layers, heads, head_width):
 
 
 def make_native(model, form="absorbed", dtype=torch.float64):
-    folded = FoldedGraphTransformer(model, t=T, form=form).to(dtype)
+    folded = FoldedGraphTransformer(model.network, model.decoder, t=T, form=form).to(dtype)
     heads = folded.first_attention.heads
     return NativeNetwork(dict(folded.named_buffers()), heads=heads, unit=UNIT)
 
@@ -183,7 +186,7 @@ def test_wrong_shapes(small, shape):
 
 
 def test_other_networks_are_refused(small):
-    folded = FoldedGraphTransformer(small[0], t=T)
+    folded = FoldedGraphTransformer(small[0].network, small[0].decoder, t=T)
     buffers = dict(folded.named_buffers())
     with pytest.raises(InvalidInputError, match=r"no decoder.*export it again"):
         NativeNetwork({k: v for k, v in buffers.items() if k != "decoder"}, heads=4, unit=UNIT)

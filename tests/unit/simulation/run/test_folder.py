@@ -5,15 +5,13 @@ import sys
 import numpy as np
 import pytest
 
-from openmm_scoremd._files.atomic import result_folder
+from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.errors import CheckpointError
 from openmm_scoremd.simulation.run.folder import (
-    SIDECAR,
     Checkpoint,
     locked,
     read_settings,
     removed_on_failure,
-    unbroken_segments,
     write_settings,
 )
 
@@ -109,38 +107,3 @@ class TestFolder:
         (tmp_path / "simulation.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"simulation\.json is"):
             read_settings(tmp_path)
-
-
-class TestSegments:
-    def write(self, folder, **changes):
-        content = {"replicas": 2, "frames": 10, "interval": 5, "jump_interval": 0}
-        content |= {"breaks": [], "frozen": {}, **changes}
-        (folder / SIDECAR).write_text(json.dumps(content))
-
-    @pytest.mark.parametrize(
-        ("changes", "expected"),
-        [
-            ({}, [(0, 0, 10), (1, 0, 10)]),
-            (
-                {"breaks": [{"replica": 1, "frame": 4}, {"replica": 1, "frame": 4}]},
-                [(0, 0, 10), (1, 0, 4), (1, 4, 10)],
-            ),
-            ({"frozen": {"0": 3}}, [(0, 0, 3), (1, 0, 10)]),
-            ({"frozen": {"0": 0}}, [(1, 0, 10)]),
-            ({"breaks": [{"replica": 0, "frame": 10}]}, [(0, 0, 10), (1, 0, 10)]),
-            (
-                {"jump_interval": 20},
-                [(r, *piece) for r in range(2) for piece in [(0, 4), (4, 8), (8, 10)]],
-            ),
-        ],
-    )
-    def test_pieces(self, tmp_path, changes, expected):
-        self.write(tmp_path, **changes)
-        assert unbroken_segments(tmp_path) == expected
-
-    def test_missing_and_damaged(self, tmp_path):
-        with pytest.raises(CheckpointError, match="missing or damaged"):
-            unbroken_segments(tmp_path)
-        self.write(tmp_path, breaks=[{"replica": 7, "frame": 1}])
-        with pytest.raises(CheckpointError, match="missing or damaged"):
-            unbroken_segments(tmp_path)

@@ -1,23 +1,23 @@
 """Runs that are stopped anywhere and go on to the same; runs that may not go on."""
 
-import logging
+import errno
 import os
-from pathlib import Path
+import shutil
 
 import mdtraj
 import numpy as np
 import openmm
 import pytest
 
-from openmm_scoremd.errors import CheckpointError, InvalidInputError, NumericalError
+from openmm_scoremd.errors import CheckpointError, InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replica_forces import replicated
-from openmm_scoremd.simulation.run.folder import CHECKPOINT, unbroken_segments
+from openmm_scoremd.simulation.run.folder import CHECKPOINT
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun, stored_settings
 from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.trajectories.appendable_files import AppendableFile
 from openmm_scoremd.trajectories.reading import load_replicas
-
-SHIPPED = Path(__file__).parents[4] / "torchscript_models" / "alanine_dipeptide.pt"
+from openmm_scoremd.trajectories.segments import unbroken_segments
 
 
 class Killed(BaseException):
@@ -99,6 +99,25 @@ class TestGoingOn:
             # Not even begun: nothing is left that could be in the way.
             assert not (tmp_path / "run").exists()
 
+    def test_after_a_full_disk(
+        self, pair, start_run, finished_run, contents, tmp_path, monkeypatch
+    ):
+        expected = contents(finished_run())
+        append = AppendableFile.append
+
+        def full(self, rows):
+            append(self, rows[:2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+        monkeypatch.setattr("openmm_scoremd.simulation.run.recording._BUFFER_FRAMES", 3)
+        with start_run("run") as run, monkeypatch.context() as patch:
+            patch.setattr(AppendableFile, "append", full)
+            with pytest.raises(OSError, match=r"No space left .*replica_0000\.dcd"):
+                run.advance()
+        with ReplicaRun.resume(pair, tmp_path / "run") as run:
+            assert run.advance()
+        assert contents(tmp_path / "run") == expected
+
     @pytest.mark.parametrize("settings", [{}, {"format": "xtc"}, {"files": "combined"}])
     def test_torn_frames_and_headers_are_mended(
         self, pair, start_run, finished_run, contents, tmp_path, settings
@@ -150,6 +169,56 @@ class TestGoingOn:
         assert "not bit by bit" in caplog.text
         with start_run("other", steps=40) as run:
             assert run.simulation.simulation.integrator.getRandomNumberSeed() != noise
+
+    @pytest.mark.parametrize(("first", "then"), [("Reference", "CPU"), ("CPU", "Reference")])
+    def test_resumed_on_another_platform(
+        self, pair, chain, contents, tmp_path, caplog, first, then
+    ):
+        pull = openmm.CustomExternalForce("strength*x")
+        pull.addGlobalParameter("strength", 1.0)
+        pull.addParticle(0, [])
+        forces = {"prepare_system": replicated([pull])}
+        settings = RunSettings(
+            replicas=4, steps=40, interval=20, platform=first, margin=0.5, potential_factor=0.5
+        )
+        folder = tmp_path / "run"
+        with ReplicaRun.start(pair, folder, settings, start=chain(4, 2), **forces) as run:
+            run.simulation.simulation.context.setParameter("strength", 3.0)
+            run.advance()
+            expected, before = run.simulation.phase_space(), contents(folder)
+        with ReplicaRun.resume(pair, folder, steps=60, platform=then, **forces) as run:
+            np.testing.assert_array_equal(run.simulation.phase_space(), expected)
+            context = run.simulation.simulation.context
+            assert context.getPlatform().getName() == then
+            assert context.getTime()._value == pytest.approx(0.08)
+            assert (run.step, context.getParameter("strength")) == (40, 3.0)
+            assert run.simulation.potential_factor == 0.5
+            assert f"platform ({first}, now {then})" in caplog.text
+            assert contents(folder) == before
+            assert run.advance()
+        # From now on it is a run of that platform, bit by bit.
+        ends = []
+        for pieces in ((100,), (70, 100)):
+            copy = tmp_path / f"{len(pieces)}"
+            shutil.copytree(folder, copy)
+            for steps in pieces:
+                with ReplicaRun.resume(pair, copy, steps=steps, **forces) as run:
+                    assert run.settings.platform == then
+                    run.advance()
+            ends.append(contents(copy))
+        assert ends[0] == ends[1]
+
+    def test_a_platform_that_is_gone_is_replaced(self, pair, start_run, tmp_path, monkeypatch):
+        with start_run("run", steps=40, platform="CPU") as run:
+            run.advance()
+        monkeypatch.setattr(
+            "openmm_scoremd.simulation.platforms._platform_names", lambda: ["Reference"]
+        )
+        with pytest.raises(InvalidInputError, match="platform is 'CPU'; this OpenMM has Reference"):
+            ReplicaRun.resume(pair, tmp_path / "run", platform="CPU")
+        with ReplicaRun.resume(pair, tmp_path / "run", steps=60) as run:
+            assert run.settings.platform == "Reference"
+            assert run.advance()
 
     def test_stopped_from_outside(self, start_run):
         with start_run(steps=100_000) as run:
@@ -294,121 +363,6 @@ class TestWhatIsWritten:
             assert run.simulation.simulation.context.getTime()._value == pytest.approx(0.44)
 
 
-def break_replica(run, positions_of_two_beads, *, at, replica=2):
-    """Go on to a step and put something else in the place of a replica."""
-    run.simulation.simulation.step(at - run.step)
-    positions, velocities = run.simulation.phase_space()
-    positions[replica] = positions_of_two_beads
-    run.simulation.set_phase_space(positions, velocities)
-
-
-NAN = np.array([[0.0, 0.0, 0.0], [np.nan, 0.0, 0.0]])
-TORN = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
-
-
-@pytest.mark.parametrize("platform", PLATFORMS)
-class TestGuards:
-    @pytest.mark.parametrize(("bad", "reason"), [(NAN, "NaN"), (TORN, "bond 0-1 is 2.0000 nm")])
-    @pytest.mark.parametrize("on_failure", ["restart", "freeze"])
-    def test_one_replica_breaks_and_the_others_notice_nothing(
-        self, start_run, finished_run, tmp_path, platform, bad, reason, on_failure, caplog
-    ):
-        straight = load_replicas(finished_run(platform=platform), n_beads=2)
-        # Looked at every 20 steps, and at every NaN on CPU.
-        with start_run("run", platform=platform, on_failure=on_failure) as run:
-            run._stepper.advance()
-            while run.step < 60:
-                run._stepper.advance()
-            good = run.simulation.phase_space()
-            break_replica(run, bad, at=60)
-            with caplog.at_level(logging.WARNING):
-                run.advance()
-            (path,) = (tmp_path / "run" / "failures").iterdir()
-            assert path.name.startswith("replica_0002_step_")
-            marks = run.marks
-        assert reason[:3] in caplog.text
-        saved = np.load(path)
-        np.testing.assert_array_equal(saved["good_positions"], good[0][2])
-        np.testing.assert_array_equal(saved["good_velocities"], good[1][2])
-        assert saved["reason"].item().startswith(("a coordinate is NaN", "bond 0-1 is"))
-        assert not np.isfinite(saved["bad_positions"]).all() or np.ptp(saved["bad_positions"]) > 0.5
-        others = [0, 1, 3]
-        if on_failure == "freeze":
-            assert marks.frozen == {2: 3}
-            found = load_replicas(tmp_path / "run", n_beads=2)
-            np.testing.assert_array_equal(found, straight[others])
-            frozen = load_replicas(tmp_path / "run" / "replica_0002.dcd", n_beads=2)[0]
-            np.testing.assert_array_equal(frozen, straight[2, :3])
-            assert (2, 0, 3) in unbroken_segments(tmp_path / "run")
-            return
-        found = load_replicas(tmp_path / "run", n_beads=2)
-        np.testing.assert_array_equal(found[others], straight[others])
-        np.testing.assert_array_equal(found[2, :3], straight[2, :3])
-        assert np.isfinite(found).all()
-        lengths = np.linalg.norm(found[2, :, 1] - found[2, :, 0], axis=-1)
-        assert (lengths < 0.75).all()
-        (entry,) = marks.breaks
-        assert (entry["replica"], entry["frame"], entry["cause"]) == (2, 3, "restart")
-        segments = unbroken_segments(tmp_path / "run")
-        assert segments == [(0, 0, 11), (1, 0, 11), (2, 0, 3), (2, 3, 11), (3, 0, 11)]
-
-    def test_a_replica_that_broke_stops_the_run(self, pair, start_run, tmp_path, platform):
-        with start_run("run", platform=platform, on_failure="stop") as run:
-            break_replica(run, NAN, at=10)
-            with pytest.raises(NumericalError, match=r"replica 2 broke at step \d+: a coordinate"):
-                run.advance()
-        # The last checkpoint is that of the beginning, when all was well.
-        with ReplicaRun.resume(pair, tmp_path / "run") as run:
-            assert run.advance()
-
-    def test_restarts_are_the_same_when_resumed(
-        self, pair, start_run, contents, tmp_path, platform
-    ):
-        for name, stop_at in (("straight", 220), ("pieces", 70)):
-            with start_run(name, platform=platform, steps=stop_at) as run:
-                # Too fast for the bond: it is found broken at some later look.
-                positions, velocities = run.simulation.phase_space()
-                velocities[1] *= 40.0
-                run.simulation.set_phase_space(positions, velocities)
-                run.commit()
-                run.advance()
-        extend(pair, tmp_path / "pieces", 115, 220)
-        assert contents(tmp_path / "pieces") == contents(tmp_path / "straight")
-        assert (tmp_path / "straight" / "failures").exists()
-
-    def test_all_broken_and_frozen_is_an_error(self, start_run, platform):
-        with start_run("run", platform=platform, on_failure="freeze") as run:
-            for replica in range(4):
-                break_replica(run, TORN, at=10, replica=replica)
-            with pytest.raises(NumericalError, match="all 4 replicas broke"):
-                run.advance()
-
-
-def test_energies_are_watched(start_run, tmp_path):
-    with start_run("run", steps=220) as run:
-        run._mender._guard = run.guard = type(run.guard)(energies=(-1.0, -0.5))
-        run.marks.frozen |= {0: 0, 1: 0, 3: 0}
-        with pytest.raises(NumericalError):
-            run.settings = run._mender._settings = RunSettings(replicas=4, on_failure="stop")
-            run.advance()
-    (path,) = (tmp_path / "run" / "failures").iterdir()
-    assert path.name == "replica_0002_step_200.npz"
-    assert "the potential energy is" in np.load(path)["reason"].item()
-
-
-def test_energies_of_good_replicas_are_evaluated_once_per_row(start_run, monkeypatch):
-    shapes = []
-    evaluate = ScoreModelFile.potential_energy
-    with start_run("run", steps=440) as run:
-        monkeypatch.setattr(
-            ScoreModelFile,
-            "potential_energy",
-            lambda self, frames: shapes.append(frames.shape) or evaluate(self, frames),
-        )
-        run.advance()
-    assert shapes == [(4, 2, 3)] * 2  # at steps 200 and 400
-
-
 class TestDrift:
     def test_molecules_are_moved_back_without_rounding(self, start_run):
         with start_run("run", steps=20) as run:
@@ -470,7 +424,7 @@ class TestDrift:
                 assert farthest - 2.0 < np.abs(run.simulation.positions).max() < farthest
 
 
-def test_jumps_leave_marks(start_run, tmp_path):
+def test_jumps_are_breaks(start_run, tmp_path):
     with start_run("run", jump_interval=50) as run:
         run.advance()
     frames = load_replicas(tmp_path / "run", n_beads=2)
@@ -480,17 +434,3 @@ def test_jumps_leave_marks(start_run, tmp_path):
     assert unbroken_segments(tmp_path / "run") == [
         (r, *piece) for r in range(4) for piece in pieces
     ]
-
-
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped model is not there")
-def test_fresh_frames_do_not_depend_on_what_was_drawn_before(tmp_path):
-    # TorchScript's first calls round in another way.
-    model = ScoreModelFile(SHIPPED)
-    settings = RunSettings(replicas=2, steps=10, interval=5, platform="Reference")
-    # From given frames, so that nothing was drawn yet.
-    start = model.metadata.self_test.positions[:2]
-    with ReplicaRun.start(model, tmp_path / "run", settings, start=start) as run:
-        expected = run._mender._draw(2, 1, 7, 0)
-        for n in (3, 5, 5):
-            model.sample(n, seed=n)
-        np.testing.assert_array_equal(run._mender._draw(2, 1, 7, 0), expected)

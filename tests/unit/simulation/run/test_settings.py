@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from openmm_scoremd.errors import CheckpointError, InvalidInputError
@@ -42,12 +43,27 @@ def test_no_times(text):
         ({"on_failure": "ignore"}, "on_failure is 'ignore'"),
         ({"recentring": "perhaps"}, "recentring is 'perhaps'"),
         ({"margin": float("nan")}, "margin is nan"),
+        ({"margin": "wide"}, "margin is 'wide'"),
+        ({"friction": -1}, "friction is -1/ps; it must be positive"),
+        ({"friction": float("inf")}, "friction is inf/ps"),
+        ({"timestep": -1}, "timestep is -1 ps; it must be positive"),
+        ({"timestep": "2fs"}, "timestep is 2fs ps"),
+        ({"temperature": -5}, "temperature is -5 K; it must be positive"),
+        ({"backend": "nonsense"}, "backend is 'nonsense'; it must be one of auto"),
+        ({"replicas": 2.5}, "replicas is 2.5; it must be a whole number"),
+        ({"steps": "10"}, "steps is '10'; it must be a whole number"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds is -1.0"),
     ],
 )
 def test_bad_settings(changes, message):
     with pytest.raises(InvalidInputError, match=message):
         RunSettings(**changes)
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = RunSettings(replicas=np.int64(3), seed=np.uint8(2), timestep=np.float32(0.5))
+    assert json.loads(json.dumps(settings.to_dict()))["replicas"] == 3
+    assert (type(settings.seed), type(settings.timestep)) == (int, float)
 
 
 def test_round_trip():
@@ -61,11 +77,11 @@ def test_round_trip():
 def test_what_may_change_and_what_not():
     settings = RunSettings()
     may = {"steps": 99_999, "on_failure": "freeze", "checkpoint_seconds": 1.0}
-    settings.check_given({**may, "margin": None})
+    settings.check_given({**may, "platform": "CPU", "margin": None})
     assert dataclasses.asdict(settings.changed(**may)) == dataclasses.asdict(settings) | may
     assert settings.changed() == settings
     for field in dataclasses.fields(settings):
-        if field.name not in may:
+        if field.name not in {*may, "platform"}:
             with pytest.raises(CheckpointError, match=f"{field.name} is other and was"):
                 settings.check_given({field.name: "other"})
 

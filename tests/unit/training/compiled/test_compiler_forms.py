@@ -3,14 +3,20 @@
 import pytest
 import torch
 
-from openmm_scoremd.models.factory import NetworkConfig, build_model
-from openmm_scoremd.models.graph_transformer import EdgeAttention, GraphTransformer
+from openmm_scoremd.models.families import build_model
+from openmm_scoremd.models.graph_transformer.network import (
+    EdgeAttention,
+    GraphTransformer,
+    GraphTransformerConfig,
+)
 from openmm_scoremd.training.compiled.compiler_forms import forms_for_compiler, gelu_of_sigmoid
 
 
-@pytest.mark.parametrize(("head_width", "form"), [(4, "_fusible"), (9, "_absorbed")])
-def test_forms_for_compilers_are_the_same_function(monkeypatch, head_width, form):
-    config = NetworkConfig(width=12, layers=2, heads=3, head_width=head_width, noise_floor=0.05)
+@pytest.mark.parametrize(("head_dim", "form"), [(4, "_fusible"), (9, "_absorbed")])
+def test_forms_for_compilers_are_the_same_function(monkeypatch, head_dim, form):
+    config = GraphTransformerConfig(
+        hidden_dim=12, layers=2, heads=3, head_dim=head_dim, noise_floor=0.05
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(config, n_beads=5, n_dims=3).double()

@@ -1,9 +1,5 @@
 """Traced functions, and what is changed in their graphs for the compiler's sake."""
 
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -72,10 +68,6 @@ def test_compiled_for_the_threads_of_the_moment(monkeypatch):
         "torch._inductor.compile",
         lambda graph, _, options: chosen.append(options) or graph,
     )
-    kept = []
-    monkeypatch.setattr(
-        "openmm_scoremd.training.compiled.inductor.keep_freed_memory", lambda: kept.append(True)
-    )
     x, before = torch.randn(8), torch.get_num_threads()
     try:
         for n in (1, 2):
@@ -84,37 +76,9 @@ def test_compiled_for_the_threads_of_the_moment(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert [options["cpp.threads"] for options in chosen] == [1, 2]
-    assert kept
 
 
 def test_layouts_tell_strides_apart():
     x = torch.zeros(4, 4)
     assert layouts([x]) == layouts([torch.ones(4, 4)])
     assert layouts([x]) != layouts([x.T])
-
-
-FAULTS = """
-import resource, torch
-from openmm_scoremd.training.compiled.inductor import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        buffers = [torch.ones(1_000_000) for _ in range(4)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-first = faults()
-keep_freed_memory()
-faults()
-print(first, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only changes what glibc does")
-def test_freed_memory_is_kept():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    before, after = map(int, done.stdout.split())
-    # 80 buffers of 1,000 pages (or of some larger ones).
-    assert before > 100
-    assert after < before / 10

@@ -1,0 +1,1 @@
+"""The graph transformer: its family, its network, and its folded and explicit forms."""
