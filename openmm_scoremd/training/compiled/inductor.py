@@ -95,4 +95,8 @@ def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor]) -> Callable
     if examples[0].device.type == "cpu":
         # Said in words, because inductor's cache would return code made for other threads.
         options = {"cpp_wrapper": True, "cpp.threads": torch.get_num_threads()}
+        double = any(example.dtype == torch.float64 for example in examples)
+        if double and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+            # On narrower vectors torch 2.9 writes masks of double precision that do not compile.
+            options["cpp.simdlen"] = 1
     return cast(Callable[..., Any], compile_with_inductor(graph, list(examples), options=options))

@@ -94,7 +94,7 @@ class TestEvaluate:
         path, _ = make_dataset()
         weights = tmp_path / "weights.safetensors"
         save_weights(make_trained("graph"), weights)
-        with pytest.raises(ModelFileError, match="it has 4 beads and the other 5; give weights"):
+        with pytest.raises(ModelFileError, match="there are 4 beads and not 5; give weights"):
             evaluate(
                 ScoreModelFile(toy.path), path, tmp_path / "out", iid=chain(30, 4), replicas=None,
                 weights=weights, seed=0, resampling=FAST,

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import sys
 import textwrap
 
 import pytest
@@ -164,6 +165,7 @@ def test_entries_of_old_files():
 
 
 def test_calls_of_earlier_versions():
+    sys.modules.pop("openmm_scoremd.models.factory", None)  # another test may have had the warning
     with pytest.warns(FutureWarning, match="models.families"):
         former = importlib.import_module("openmm_scoremd.models.factory")
     assert former.NetworkConfig(kind="mlp", widths=(3,)) == MLPConfig(hidden_dims=(3,))

@@ -110,6 +110,8 @@ def test_many_bonds_make_no_endless_picture(make_report, dataset, drawn):
         residue_names=("X",) * beads,
         residue_ids=tuple(range(beads)),
         chain_ids=("A",) * beads,
+        insertion_codes=(),
+        residue_indices=(),
         masses=(12.0,) * beads,
         bonds=tuple((i, i + 1) for i in range(beads - 1)),
     )
