@@ -121,7 +121,7 @@ class PairResult:
         p_value = f"p {text}" if text.startswith("<") else f"p = {text}"
         if self.verdict != "consistent":
             return p_value
-        return f"{p_value}; differences above {percent(self.smallest_visible)} would show"
+        return f"{p_value}, visible from {percent(self.smallest_visible)}"
 
     @property
     def consistent(self) -> bool:

@@ -52,7 +52,8 @@ noise floor  the metric between two sets of independent reference frames: mean
              and scatter of a single comparison; P: fraction in the other set
 ratio        value / noise floor at the same numbers of frames. Frames of a
              simulation are correlated: a perfect one still lies above 1
-p            of the clearest difference, corrected for the number of all regions"""
+p            of the clearest difference, corrected for the number of all regions
+visible from the difference in the fraction of frames that would have shown"""
 
 
 @dataclasses.dataclass(frozen=True)
