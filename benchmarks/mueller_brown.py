@@ -35,7 +35,7 @@ from openmm_scoremd.analysis.comparison.metrics import (
     pmf_error,
 )
 from openmm_scoremd.analysis.observables.free_energy import free_energy_2d
-from openmm_scoremd.analysis.report.plots import save, surface_figure
+from openmm_scoremd.analysis.report.plots import figure_of, save, surface_panels
 from openmm_scoremd.data.toy import (
     MUELLER_BROWN_MASS,
     mueller_brown_expression,
@@ -281,7 +281,8 @@ def _collect(output: Path, protocol: Protocol) -> None:
             with np.load(output / f"{method}-0/frames.npz") as frames:
                 surfaces[f"{method}, iid"] = _surface(frames["iid"])
                 surfaces[f"{method}, simulation"] = _surface(frames["simulation"])
-    save(surface_figure(surfaces, x_label="x (nm)", y_label="y (nm)"), FIGURE)
+    panels = surface_panels(surfaces)
+    save(figure_of(panels, x_label="x (nm)", y_label="y (nm)", share="all"), FIGURE)
     print(f"{RESULTS}\n{FIGURE}")
 
 

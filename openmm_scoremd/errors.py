@@ -41,5 +41,9 @@ class InconsistentError(ScoreMDError):
     """Sets of samples contradict each other, and the caller asked that they must not."""
 
 
+class UndecidedError(InconsistentError):
+    """Sets of samples do not contradict each other, and could hardly have."""
+
+
 class CampaignError(ScoreMDError, RuntimeError):
     """Jobs of a campaign failed."""

@@ -37,7 +37,7 @@ def evaluate(
     frames: Annotated[int, "number of independent frames to draw; 0 for none", 0] = 10_000,
     alpha: Annotated[float, "probability of a false alarm in the verdict"] = 0.01,
     require_consistent: Annotated[
-        bool, "end with exit code 3 if any two sets contradict each other"
+        bool, "end with exit code 3 if any two sets contradict each other, 4 if they tell nothing"
     ] = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -137,5 +137,5 @@ def _write_evaluation(
             weights=sources.weights,
             seed=seed,
             resampling=Resampling(max_frames=100_000),
-            level=alpha,
+            alpha=alpha,
         )

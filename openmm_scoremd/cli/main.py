@@ -31,7 +31,12 @@ from openmm_scoremd.cli.signals import interrupts_remembered
 from openmm_scoremd.cli.simulate import plan, simulate
 from openmm_scoremd.cli.terminal import allow_any_text, flush_output, print_error
 from openmm_scoremd.cli.train import import_weights, train, training_parser
-from openmm_scoremd.errors import ConfigurationError, InconsistentError, ScoreMDError
+from openmm_scoremd.errors import (
+    ConfigurationError,
+    InconsistentError,
+    ScoreMDError,
+    UndecidedError,
+)
 
 DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step by step."
 
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0, 2 for wrong input or a failed computation, 3 if ``--require-consistent`` is
-        not fulfilled, 130 if interrupted.
+        not fulfilled, 4 if it cannot be told, 130 if interrupted.
     """
     allow_any_text()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -90,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 130
             if isinstance(error, ScoreMDError):
                 print_error(str(error))
-                return 3 if isinstance(error, InconsistentError) else 2
+                return _exit_code(error)
             # No space, no permission, a name that is a folder: no mistake in the program.
             if isinstance(error, OSError):
                 name = f"{error.filename}: " if error.filename else ""
@@ -100,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             raise
     return 0
+
+
+def _exit_code(error: ScoreMDError) -> int:
+    if isinstance(error, UndecidedError):
+        return 4
+    return 3 if isinstance(error, InconsistentError) else 2
 
 
 def _run(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ from openmm_scoremd.analysis.report.curves import FokkerPlanckError
 from openmm_scoremd.analysis.report.folder import ReportHeader, write_report
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.analysis.statistics.uncertainty import Resampling
-from openmm_scoremd.errors import InconsistentError, ModelFileError
+from openmm_scoremd.errors import InconsistentError, ModelFileError, UndecidedError
 from openmm_scoremd.evaluation.fokker_planck import fokker_planck_error
 from openmm_scoremd.evaluation.reference import Reference, held_out_frames, load_reference
 from openmm_scoremd.evaluation.runs import read_frames, read_run
@@ -57,16 +57,19 @@ class Evaluation:
         Raises
         ------
         InconsistentError
-            Names the pairs that contradict each other, or that tell nothing and why.
+            If any contradict each other: names the pairs.
+        UndecidedError
+            If none do and some tell nothing: names them and says why.
         """
-        found = [
-            f"{pair.second} and {pair.first}: {pair.verdict}"
-            + (f" ({pair.reason})" if pair.verdict == "cannot tell" else "")
+        said = [
+            f"{pair.second} and {pair.first}: {pair.verdict} ({pair.reason or pair.told})"
             for pair in self.summary.pairs
-            if not pair.consistent
+            if pair.verdict == self.summary.verdict
         ]
-        if found:
-            raise InconsistentError("; ".join(found))
+        if self.summary.verdict == "NOT consistent":
+            raise InconsistentError("; ".join(said))
+        if self.summary.verdict == "cannot tell":
+            raise UndecidedError("; ".join(said))
 
 
 def evaluate(
@@ -80,7 +83,7 @@ def evaluate(
     weights: str | os.PathLike[str] | None = None,
     seed: int,
     resampling: Resampling,
-    level: float = 0.01,
+    alpha: float = 0.01,
 ) -> Evaluation:
     """Compare independent frames, a simulation and denoising trajectories with reference frames.
 
@@ -106,7 +109,7 @@ def evaluate(
         Seed that made the frames, for the record.
     resampling : Resampling
         How errors and noise floors are found.
-    level : float
+    alpha : float
         Probability of calling any two sets inconsistent though all have one distribution.
 
     Returns
@@ -137,7 +140,7 @@ def evaluate(
         energy=_energy_of(model),
         energy_frames=_ENERGY_FRAMES,
         resampling=resampling,
-        level=level,
+        alpha=alpha,
     )
     curve = None if weights is None else _fokker_planck(weights, model, known, seed=seed)
     header = ReportHeader(model.metadata.title, _about(model, reference, known, seed))
@@ -147,7 +150,7 @@ def evaluate(
     write_run_record(
         folder,
         arguments={
-            "reference_frames": len(known.positions), "resampling": resampling, "level": level,
+            "reference_frames": len(known.positions), "resampling": resampling, "alpha": alpha,
         },
         seeds={"frames": seed, "resampling": resampling.seed},
         inputs=inputs if weights is None else {**inputs, "weights": weights},

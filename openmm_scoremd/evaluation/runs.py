@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.trajectories.reading import load_replicas, replica_breaks
-from openmm_scoremd.trajectories.segments import SIDECAR
+from openmm_scoremd.trajectories.segments import SIDECAR, restarts_per_frame
 
 __all__ = ["read_frames", "read_run"]
 
@@ -69,7 +69,7 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
         positions,
         breaks=breaks,
         frame_interval=_frame_interval(path),
-        restarts_per_frame=_restarts_per_frame(path),
+        restarts_per_frame=restarts_per_frame(path) if (path / SIDECAR).is_file() else 0.0,
     )
 
 
@@ -102,13 +102,6 @@ def _kind(path: Path) -> _Kind:
     if (path / _INDEPENDENT).is_file() or path.name == _INDEPENDENT:
         return "independent frames"
     return "unknown"
-
-
-def _restarts_per_frame(folder: Path) -> float:
-    if not (folder / SIDECAR).is_file():
-        return 0.0
-    record = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-    return len(record["breaks"]) / float(max(1, record["frames"] * record["replicas"]))
 
 
 def _frame_interval(folder: Path) -> float | None:

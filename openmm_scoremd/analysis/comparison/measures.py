@@ -26,10 +26,8 @@ from openmm_scoremd.analysis.statistics.uncertainty import (
     Metric,
     NoiseFloor,
     Resampling,
+    against_floor,
     bootstrap,
-    floor_sizes,
-    metric_at_size,
-    noise_floor,
 )
 
 __all__ = ["Measure", "measured", "measured_groups", "measures_of"]
@@ -143,28 +141,16 @@ def measured(
         See :class:`~openmm_scoremd.analysis.comparison.table.Row`.
     """
     reference, samples = (side[..., measure.columns] for side in values)
-    full = {"n_reference": reference[..., 0].size, "n_samples": samples[..., 0].size}
-    if not callable(measure.what):
-        first, second = (
-            basin_population(side, limits=measure.what) for side in (reference, samples)
-        )
-        return second, NoiseFloor(first.value, first.error, **full), second.value
-    frames = pool[:, measure.columns]
-    n_reference, n_samples = floor_sizes(len(frames), **full)
-    sizes = {
-        "n_reference": n_reference,
-        "n_samples": n_samples,
-        "n_repeats": options.n_repeats,
-        "seed": options.seed,
-    }
+    what = measure.what
+    if not callable(what):
+        first, second = (basin_population(side, limits=what) for side in (reference, samples))
+        sizes = reference[..., 0].size, samples[..., 0].size
+        return second, NoiseFloor(first.value, first.error, *sizes), second.value
     value = bootstrap(
-        functools.partial(measure.what, reference.reshape(-1, reference.shape[-1])),
-        samples,
-        n_resamples=options.n_resamples,
-        seed=options.seed,
-    )
-    floor = noise_floor(measure.what, frames, **sizes)
-    return value, floor, metric_at_size(measure.what, reference, samples, **sizes)
+        functools.partial(what, reference), samples,
+        n_resamples=options.n_resamples, seed=options.seed,
+    )  # fmt: skip
+    return value, *against_floor(what, reference, samples, pool[:, measure.columns], options)
 
 
 def _of_plane(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from openmm_scoremd.analysis.comparison.features import (
 )
 from openmm_scoremd.analysis.comparison.measures import Measure, measured
 from openmm_scoremd.analysis.comparison.metrics import wasserstein_of_histograms
-from openmm_scoremd.analysis.comparison.table import Cells, Row, p_value_text
+from openmm_scoremd.analysis.comparison.table import Cells, Row, p_value_text, percent
 from openmm_scoremd.analysis.statistics.grids import FloatArray
 from openmm_scoremd.analysis.statistics.two_sample import FamilyTest, family_wise_test
 from openmm_scoremd.analysis.statistics.uncertainty import Estimate, NoiseFloor, Resampling
@@ -30,6 +30,9 @@ Verdict: TypeAlias = Literal["consistent", "NOT consistent", "cannot tell"]
 #: From the worst one on: that of several pairs is the first one there is.
 VERDICTS: tuple[Verdict, ...] = ("NOT consistent", "cannot tell", "consistent")
 
+#: Frames that only a larger difference than this would have shown, in the fraction of frames in a
+#: region, tell nothing: less than 64 independent ones, where regions are halves.
+MAX_VISIBLE = 0.25
 #: With more restarts than this for every frame, a set is no simulation: pieces of fewer than ten
 #: frames on average, each begun from an independent frame, would agree with these whatever the
 #: dynamics is.
@@ -75,7 +78,7 @@ class PairResult:
         Frames of both that were compared.
     p_value : float
         Probability of a difference as clear as the clearest one by chance.
-    level : float
+    alpha : float
         The sets are called inconsistent below this p-value.
     reason : str
         Why frames that do not contradict each other tell nothing; empty if they do.
@@ -94,7 +97,7 @@ class PairResult:
     second: str
     n_frames: tuple[int, int]
     p_value: float
-    level: float
+    alpha: float
     reason: str
     n_regions: int
     smallest_visible: float
@@ -105,9 +108,20 @@ class PairResult:
     @property
     def verdict(self) -> Verdict:
         """What the comparison says."""
-        if self.p_value < self.level:
+        if self.p_value < self.alpha:
             return "NOT consistent"
         return "cannot tell" if self.reason else "consistent"
+
+    @property
+    def told(self) -> str:
+        """The p-value and, where nothing was found, the power."""
+        if math.isnan(self.p_value):
+            return "nothing could be judged"
+        text = p_value_text(self.p_value)
+        p_value = f"p {text}" if text.startswith("<") else f"p = {text}"
+        if self.verdict != "consistent":
+            return p_value
+        return f"{p_value}, visible from {percent(self.smallest_visible)}"
 
     @property
     def consistent(self) -> bool:
@@ -174,7 +188,7 @@ def compare_pair(
     measures: Sequence[Measure],
     pool: Mapping[str, FloatArray],
     *,
-    level: float,
+    alpha: float,
     options: Resampling,
 ) -> PairResult:
     """Compare two sets.
@@ -187,7 +201,7 @@ def compare_pair(
         What is measured of the sets as a whole.
     pool : mapping of str to (frames, columns) ndarray
         Observables of the reference frames that noise floors are drawn from, by group.
-    level : float
+    alpha : float
         p-value below which the sets are inconsistent.
     options : Resampling
         Numbers of resamples, seed.
@@ -195,6 +209,7 @@ def compare_pair(
     histograms = (first.histograms, second.histograms)
     features = features_of(histograms, (first.basins, second.basins))
     test = family_wise_test(*features.sides, seed=options.seed, floors=features.floors)
+    _, visible = _tested(test, test.judged)
     metrics = []
     for one in measures:
         key = one.group.key
@@ -210,11 +225,11 @@ def compare_pair(
         second.name,
         n_frames=(first.n_frames, second.n_frames),
         p_value=test.p_value,
-        level=level,
-        reason="; ".join(filter(None, map(_no_simulation, (first, second)))),
+        alpha=alpha,
+        reason="; ".join(_reasons((first, second), visible)),
         n_regions=int(test.judged.sum()),
-        smallest_visible=_tested(test, test.judged)[1],
-        discrepancies=_discrepancies(features, test, level),
+        smallest_visible=visible,
+        discrepancies=_discrepancies(features, test, alpha),
         metrics=tuple(metrics),
         observables=tuple(
             _observable_row(pair, features, test, seed=options.seed)
@@ -223,17 +238,23 @@ def compare_pair(
     )
 
 
-def _no_simulation(one: ObservedSet) -> str:
-    if one.restarts_per_frame <= MAX_RESTARTS_PER_FRAME:
-        return ""
-    return (
-        f"replicas of {one.name} broke and were started again {one.restarts_per_frame:.2g} times "
-        "for each frame, so that their frames are independent samples and no simulation; "
-        "use a shorter time step"
-    )
+def _reasons(sets: tuple[ObservedSet, ObservedSet], visible: float) -> Iterator[str]:
+    """Yield what makes frames tell nothing though they do not contradict each other."""
+    for one in sets:
+        if one.restarts_per_frame > MAX_RESTARTS_PER_FRAME:
+            yield (
+                f"replicas of {one.name} broke and were started again "
+                f"{one.restarts_per_frame:.2g} times for each frame, so that their frames are "
+                "independent samples and no simulation; use a shorter time step"
+            )
+    if not visible <= MAX_VISIBLE:
+        yield (
+            f"only differences above {percent(visible)} of the frames in a region would have "
+            f"shown ({percent(MAX_VISIBLE)} at most are allowed); more independent frames"
+        )
 
 
-def _discrepancies(features: Features, test: FamilyTest, level: float) -> tuple[Discrepancy, ...]:
+def _discrepancies(features: Features, test: FamilyTest, alpha: float) -> tuple[Discrepancy, ...]:
     first, second = (side.mean for side in features.sides)
     found = [
         Discrepancy(*region[:3], *map(float, numbers))
@@ -241,7 +262,7 @@ def _discrepancies(features: Features, test: FamilyTest, level: float) -> tuple[
             features.regions, first, second, test.standard_error, test.p_values, strict=True
         )
     ]
-    clear = [one for one in found if one.p_value < level]
+    clear = [one for one in found if one.p_value < alpha]
     clear.sort(key=lambda one: (one.p_value, -abs(one.second - one.first) / one.error))
     return tuple(clear)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from openmm_scoremd.analysis.comparison.pairs import (
     compare_pair,
 )
 from openmm_scoremd.analysis.comparison.planes import BasinPlane, basin_planes
-from openmm_scoremd.analysis.comparison.table import p_value_text, text_table
+from openmm_scoremd.analysis.comparison.table import text_table
 from openmm_scoremd.analysis.observables.groups import (
     ObservableGroup,
     coordinate_group,
@@ -53,7 +52,8 @@ noise floor  the metric between two sets of independent reference frames: mean
              and scatter of a single comparison; P: fraction in the other set
 ratio        value / noise floor at the same numbers of frames. Frames of a
              simulation are correlated: a perfect one still lies above 1
-p            of the clearest difference, corrected for the number of all regions"""
+p            of the clearest difference, corrected for the number of all regions
+visible from the difference in the fraction of frames that would have shown"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +191,7 @@ class Summary:
         """Return a few lines of plain text for every pair: consistent or not, and where."""
         lines = []
         for pair in self.pairs:
-            told = "nothing could be judged"
-            if not math.isnan(pair.p_value):
-                p_value = p_value_text(pair.p_value)
-                told = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
-            lines.append(f"{pair.second} and {pair.first}: {pair.verdict} ({told})")
+            lines.append(f"{pair.second} and {pair.first}: {pair.verdict} ({pair.told})")
             if pair.reason:
                 lines.append(f"  {pair.reason}")
             for found in pair.clearest[:3]:
@@ -234,7 +230,7 @@ def summarise(
     energy: Callable[[NDArray[np.floating]], NDArray[np.floating]] | None = None,
     energy_frames: int = 500,
     resampling: Resampling | None = None,
-    level: float = 0.01,
+    alpha: float = 0.01,
 ) -> Summary:
     """Compare sets of samples with each other.
 
@@ -254,7 +250,7 @@ def summarise(
         Frames of each set that energies are computed of.
     resampling : Resampling, optional
         How errors and noise floors are found, frames kept of each set, seed.
-    level : float
+    alpha : float
         Probability of calling any two sets inconsistent though all have one distribution.
 
     Returns
@@ -266,9 +262,9 @@ def summarise(
     ------
     InvalidInputError
         If there are fewer than two sets, they are not of these beads, the pool holds NaN, or the
-        level is no probability.
+        alpha is no probability.
     """
-    _check(sets, topology, level)
+    _check(sets, topology, alpha)
     options = resampling or Resampling()
     baseline = REFERENCE if REFERENCE in sets else next(iter(sets))
     names = [baseline, *(name for name in sets if name != baseline)]
@@ -295,7 +291,7 @@ def summarise(
         pairs=tuple(
             compare_pair(
                 *pair, measures_of(measured, of_pool), of_pool,
-                level=level / len(pairs), options=options,
+                alpha=alpha / len(pairs), options=options,
             )
             for pair in pairs
         ),
@@ -308,14 +304,14 @@ def summarise(
     )  # fmt: skip
 
 
-def _check(sets: Mapping[str, SampleSet], topology: BeadTopology, level: float) -> None:
+def _check(sets: Mapping[str, SampleSet], topology: BeadTopology, alpha: float) -> None:
     if len(sets) < 2:
         raise InvalidInputError(
             f"there {'is one set' if sets else 'are no sets'} of samples; a comparison needs two: "
             "add independent frames, a simulation or a reference"
         )
-    if not 0.0 < level < 1.0:
-        raise InvalidInputError(f"level is {level}; it must lie between 0 and 1")
+    if not 0.0 < alpha < 1.0:
+        raise InvalidInputError(f"alpha is {alpha}; it must lie between 0 and 1")
     shapes = {one.positions.shape[-2:] for one in sets.values()}
     if len(shapes) > 1 or next(iter(shapes))[0] != topology.n_beads:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from openmm_scoremd.analysis.statistics.uncertainty import Estimate, NoiseFloor
 
-__all__ = ["HEAD", "Cells", "Row", "number", "p_value_text", "text_table"]
+__all__ = ["HEAD", "Cells", "Row", "number", "p_value_text", "percent", "text_table"]
 
 #: A line of the table: label, value, noise floor, ratio, p-value.
 Cells = tuple[str, str, str, str, str]
@@ -110,6 +110,11 @@ def p_value_text(p_value: float) -> str:
     if math.isnan(p_value):
         return "–"
     return "< 0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as text; a dash for NaN."""
+    return "–" if math.isnan(fraction) else f"{100.0 * fraction:.3g} %"
 
 
 def text_table(blocks: Iterable[tuple[str, Sequence[Cells]]]) -> str:

@@ -72,7 +72,8 @@ def write_report(
 
 def _draw_plane(plane: BasinPlane, path: Path) -> None:
     x_label, y_label = plane.axes
-    plots.save(plots.surface_figure(plane.surfaces, x_label=x_label, y_label=y_label), path)
+    panels = plots.surface_panels(plane.surfaces)
+    plots.save(plots.figure_of(panels, x_label=x_label, y_label=y_label, share="all"), path)
 
 
 def _draw_profiles(plane: BasinPlane, path: Path) -> None:
@@ -87,8 +88,7 @@ def _draw_profiles(plane: BasinPlane, path: Path) -> None:
             for name, values in plane.values.items()
         }
         panels[label] = partial(plots.draw_profiles, profiles=profiles, styles=styles)
-    figure = plots.figure_of(panels, x_label="angle (°)", y_label="free energy (kT)")
-    plots.add_legend(figure, styles)
+    figure = plots.figure_of(panels, x_label="angle (°)", y_label="free energy (kT)", styles=styles)
     plots.save(figure, path)
 
 
@@ -101,6 +101,5 @@ def _draw_bonds(summary: Summary, path: Path) -> None:
         )
         for label in most_different(summary, group)[:MAX_PICTURES]
     }
-    figure = plots.figure_of(panels, x_label="bond length (nm)", y_label="density")
-    plots.add_legend(figure, styles)
+    figure = plots.figure_of(panels, x_label="bond length (nm)", y_label="density", styles=styles)
     plots.save(figure, path)

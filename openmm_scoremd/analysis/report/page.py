@@ -6,22 +6,21 @@ What it says stands in ``templates/report.html.j2``; here are its numbers and pi
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, TypeAlias
 
 import jinja2
 
-from openmm_scoremd.analysis.comparison.pairs import PairResult
+from openmm_scoremd.analysis.comparison.pairs import MAX_VISIBLE, PairResult
 from openmm_scoremd.analysis.comparison.planes import BasinPlane
 from openmm_scoremd.analysis.comparison.summary import SetSummary, Summary
-from openmm_scoremd.analysis.comparison.table import HEAD, number, p_value_text
+from openmm_scoremd.analysis.comparison.table import HEAD, number, p_value_text, percent
 from openmm_scoremd.analysis.observables.free_energy import FreeEnergySurface
 from openmm_scoremd.analysis.observables.groups import ObservableGroup
 from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError
-from openmm_scoremd.analysis.report.styles import Style, highest_of, styles_of
+from openmm_scoremd.analysis.report.styles import Style, styles_of
 
 __all__ = ["MAX_PICTURES", "most_different", "report_page"]
 
@@ -67,7 +66,8 @@ def report_page(
         summary=summary,
         styles=styles,
         head=HEAD,
-        level=sum(pair.level for pair in summary.pairs),
+        max_visible=percent(MAX_VISIBLE),
+        alpha=sum(pair.alpha for pair in summary.pairs),
         pairs=[_pair(pair) for pair in summary.pairs],
         bad=[i for i, pair in enumerate(summary.pairs) if pair.verdict == "NOT consistent"],
         samples=[_sample(entry) for entry in summary.sets],
@@ -113,15 +113,15 @@ def _pair(pair: PairResult) -> dict[str, Any]:
             f"{pair.second} and {pair.first}",
             pair.verdict.lower(),
             p_value_text(pair.p_value),
-            _percent(pair.smallest_visible),
+            percent(pair.smallest_visible),
             ", ".join(names[:4]) + more or "–",
         ),
         "places": [
             (
                 found.observable,
                 found.region,
-                _percent(found.first),
-                _percent(found.second),
+                percent(found.first),
+                percent(found.second),
                 f"{abs(found.second - found.first) / found.error:.1f}",
                 p_value_text(found.p_value),
             )
@@ -180,7 +180,7 @@ def _group(summary: Summary, group: ObservableGroup, styles: _Styles) -> dict[st
     for label in shown[:_MAX_ROWS]:
         for pair in summary.pairs:
             row = next(r for r in pair.observables if (r.group, r.label) == (group.key, label))
-            if row.p_value < pair.level:
+            if row.p_value < pair.alpha:
                 bad.append(len(rows))
             name, *numbers = row.cells
             rows.append((name, f"{pair.second} and {pair.first}", *numbers))
@@ -220,11 +220,8 @@ def _timescales(summary: Summary, styles: _Styles) -> dict[str, Any] | None:
 
 
 def _surfaces(surfaces: Mapping[str, FreeEnergySurface], axes: tuple[str, str]) -> list[_Picture]:
-    highest = highest_of(surfaces)
-    return [
-        _picture(name, partial(plots.draw_surface, surface=surface, highest=highest), *axes)
-        for name, surface in surfaces.items()
-    ]
+    panels = plots.surface_panels(surfaces)
+    return [_picture(name, draw, *axes) for name, draw in panels.items()]
 
 
 def _fokker_planck(curve: FokkerPlanckError) -> _Picture:
@@ -235,7 +232,3 @@ def _fokker_planck(curve: FokkerPlanckError) -> _Picture:
 def _picture(title: str, draw: Callable[..., object], x_label: str, y_label: str) -> _Picture:
     figure = plots.figure_of({title: draw}, x_label=x_label, y_label=y_label)
     return f"{title}: {y_label} over {x_label}", plots.svg(figure)
-
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100.0 * value:.3g} %"

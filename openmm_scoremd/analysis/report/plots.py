@@ -195,7 +195,7 @@ def figure_of(
     *,
     x_label: str,
     y_label: str,
-    height: float = _PANEL,
+    styles: Mapping[str, Style] | None = None,
     share: Literal["all", "none"] = "none",
 ) -> Figure:
     """Draw several panels of equal size in one figure.
@@ -206,8 +206,8 @@ def figure_of(
         Title to a function that draws on axes; free energies get one colour bar.
     x_label, y_label : str
         Axis labels with units; degrees get ticks at right angles.
-    height : float
-        Of a panel, inches.
+    styles : mapping of str to Style, optional
+        Names for a legend above all panels; a single one needs none.
     share : {"all", "none"}
         Whether all panels have the same ranges.
 
@@ -218,7 +218,7 @@ def figure_of(
     """
     if not panels:
         raise InvalidInputError("there is nothing to draw; give at least one named panel")
-    figure, grid = _grid(len(panels), height=height, share=share)
+    figure, grid = _grid(len(panels), share=share)
     for axes, (title, draw) in zip(grid, panels.items(), strict=True):
         drawn = draw(axes)
         axes.set_title(plain_text(title), fontsize=_NORMAL)
@@ -235,26 +235,25 @@ def figure_of(
         bar = figure.colorbar(drawn, ax=grid, aspect=25, pad=0.02)
         bar.set_label(_FREE_ENERGY, fontsize=_NORMAL)
         bar.ax.tick_params(labelsize=_SMALL)
+    if styles is not None and len(styles) > 1:
+        figure.legend(
+            [Line2D([], [], color=c, linestyle=line) for c, line in styles.values()],
+            [plain_text(name) for name in styles], loc="outside upper center",
+            ncols=min(len(styles), 4), fontsize=_NORMAL, frameon=False,
+        )  # fmt: skip
     return figure
 
 
-def surface_figure(
-    surfaces: Mapping[str, FreeEnergySurface], *, x_label: str, y_label: str
-) -> Figure:
-    """Draw free energies side by side, the reference first, with one colour scale.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no surface.
-    """
+def surface_panels(
+    surfaces: Mapping[str, FreeEnergySurface],
+) -> dict[str, Callable[[Axes], QuadMesh]]:
+    """Return panels for :func:`figure_of` that share one colour scale."""
     highest = highest_of(surfaces)
-    panels = {n: partial(draw_surface, surface=s, highest=highest) for n, s in surfaces.items()}
-    return figure_of(panels, x_label=x_label, y_label=y_label, share="all")
+    return {n: partial(draw_surface, surface=s, highest=highest) for n, s in surfaces.items()}
 
 
 def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
-    """Draw training losses and their moving averages, and the learning rates below.
+    """Draw training losses with their moving averages, and learning rates.
 
     The loss is logarithmic where it spans more than a factor of ten.
 
@@ -265,25 +264,26 @@ def loss_figure(curves: Mapping[str, LossCurve]) -> Figure:
     """
     losses = _finite([curve.losses for curve in curves.values()], name="loss")
     styles = styles_of(curves)
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
-    for name, curve in curves.items():
-        top.plot(curve.steps, curve.losses, color=styles[name].color, alpha=0.25, linewidth=0.6)
-        smooth = curve.smoothed(window=max(1, len(curve.steps) // 50))
-        _line(top, smooth.steps, smooth.losses, styles[name])
-        _line(bottom, curve.steps, curve.learning_rates, styles[name])
-    if losses.min() > 0 and losses.max() > 10 * losses.min():
-        top.set_yscale("log")
-    for axes, label in ((top, "loss"), (bottom, "learning\nrate")):
-        axes.set_ylabel(label, fontsize=_NORMAL)
-        axes.tick_params(labelsize=_SMALL)
-    bottom.set_ylim(bottom=0.0)
-    bottom.ticklabel_format(axis="y", style="scientific", scilimits=(0, 0))
-    bottom.yaxis.get_offset_text().set_fontsize(_SMALL)
-    bottom.set_xlabel("step", fontsize=_NORMAL)
-    bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
-    add_legend(figure, styles)
-    return figure
+
+    def loss(axes: Axes) -> None:
+        for name, curve in curves.items():
+            axes.plot(curve.steps, curve.losses, color=styles[name].color, alpha=0.25, lw=0.6)
+            smooth = curve.smoothed(window=max(1, len(curve.steps) // 50))
+            _line(axes, smooth.steps, smooth.losses, styles[name])
+        if losses.min() > 0 and losses.max() > 10 * losses.min():
+            axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+    def rate(axes: Axes) -> None:
+        for name, curve in curves.items():
+            _line(axes, curve.steps, curve.learning_rates, styles[name])
+        axes.set_ylim(bottom=0.0)
+        axes.ticklabel_format(axis="y", style="scientific", scilimits=(0, 0))
+        axes.yaxis.get_offset_text().set_fontsize(_SMALL)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+    panels = {"loss": loss, "learning rate": rate}
+    return figure_of(panels, x_label="step", y_label="", styles=styles)
 
 
 def fokker_planck_error_figure(curves: Mapping[str, FokkerPlanckError]) -> Figure:
@@ -297,34 +297,18 @@ def fokker_planck_error_figure(curves: Mapping[str, FokkerPlanckError]) -> Figur
     _finite([curve.centred for curve in curves.values()], name="error")
     styles = styles_of(curves)
 
-    def plain(axes: Axes) -> None:
-        for name, one in curves.items():
-            draw_errors(axes, one.t, one.mean_absolute, one.mean_absolute_error, styles[name])
+    def draw(axes: Axes, values: str, errors: str) -> None:
+        for name, curve in curves.items():
+            columns = getattr(curve, values), getattr(curve, errors)
+            draw_errors(axes, curve.t, *columns, styles[name])
         axes.set(xscale="log", yscale="log")
 
-    def centred(axes: Axes) -> None:
-        for name, one in curves.items():
-            draw_errors(axes, one.t, one.centred, one.centred_error, styles[name])
-        axes.set(xscale="log", yscale="log")
-
-    figure = figure_of(
-        {"plain": plain, "centred at each time": centred},
-        x_label="diffusion time",
-        y_label="Fokker-Planck error, |R| / D",
-        height=1.2 * _PANEL,
-    )
-    add_legend(figure, styles)
-    return figure
-
-
-def add_legend(figure: Figure, styles: Mapping[str, Style]) -> None:
-    """Put one legend above all panels; a single set needs none."""
-    if len(styles) > 1:
-        handles = [Line2D([], [], color=c, linestyle=line) for c, line in styles.values()]
-        figure.legend(
-            handles, [plain_text(name) for name in styles], loc="outside upper center",
-            ncols=min(len(styles), 4), fontsize=_NORMAL, frameon=False,
-        )  # fmt: skip
+    panels = {
+        "plain": partial(draw, values="mean_absolute", errors="mean_absolute_error"),
+        "centred at each time": partial(draw, values="centred", errors="centred_error"),
+    }
+    y_label = "Fokker-Planck error, |R| / D"
+    return figure_of(panels, x_label="diffusion time", y_label=y_label, styles=styles)
 
 
 def svg(figure: Figure) -> str:
@@ -374,11 +358,11 @@ def _finite(arrays: Sequence[FloatArray], *, name: str) -> FloatArray:
     return np.asarray(values)
 
 
-def _grid(n: int, *, height: float, share: Literal["all", "none"]) -> tuple[Figure, list[Axes]]:
+def _grid(n: int, *, share: Literal["all", "none"]) -> tuple[Figure, list[Axes]]:
     """Return a figure with ``n`` panels of equal size."""
     columns = columns_of(n)
     rows = -(-n // columns)
-    figure = Figure(figsize=(_PANEL * columns + 1.0, height * rows + 0.7))
+    figure = Figure(figsize=(_PANEL * columns + 1.0, _PANEL * rows + 0.7))
     figure.set_layout_engine("compressed", w_pad=0.08)  # Room between "180" and "-180".
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     panels: list[Axes] = grid.ravel().tolist()

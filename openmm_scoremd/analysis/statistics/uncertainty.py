@@ -26,9 +26,8 @@ __all__ = [
     "Metric",
     "NoiseFloor",
     "Resampling",
+    "against_floor",
     "bootstrap",
-    "floor_sizes",
-    "metric_at_size",
     "noise_floor",
 ]
 
@@ -140,10 +139,9 @@ def noise_floor(
 ) -> NoiseFloor:
     """Metric between two disjoint random subsets of independent reference frames.
 
-    Like for like, ``n_reference`` and ``n_samples`` are the sizes of the comparison itself. The
-    reference must hold both; :func:`floor_sizes` says what fits, :func:`metric_at_size` gives
-    the metric of the samples at those sizes. Frames of a simulation are correlated, so that even
-    a perfect model's simulation lies above this floor.
+    Like for like, ``n_reference`` and ``n_samples`` are the sizes of the comparison itself; where
+    the reference does not hold both, see :func:`against_floor`. Frames of a simulation are
+    correlated, so that even a perfect model's simulation lies above this floor.
 
     Parameters
     ----------
@@ -167,7 +165,7 @@ def noise_floor(
     if min(n_reference, n_samples) < 1 or n_reference + n_samples > len(frames):
         raise InvalidInputError(
             f"subsets of {n_reference} and {n_samples} frames were asked of {len(frames)} "
-            "reference frames; they must be disjoint and not empty. floor_sizes() says what fits"
+            "reference frames; they must be disjoint and not empty"
         )
     _check_count("n_repeats", n_repeats)
     generator = np.random.default_rng(seed)
@@ -179,58 +177,47 @@ def noise_floor(
     return NoiseFloor(float(np.mean(values)), float(np.std(values, ddof=1)), n_reference, n_samples)
 
 
-def floor_sizes(n_pool: int, *, n_reference: int, n_samples: int) -> tuple[int, int]:
-    """Return the sizes of the noise floor's subsets that come closest to those of a comparison.
+def against_floor(
+    metric: Metric, reference: ArrayLike, samples: ArrayLike, pool: ArrayLike, options: Resampling
+) -> tuple[NoiseFloor, float]:
+    """Return the noise floor of a comparison, and the metric to set beside it.
 
-    Of ``n_pool`` independent reference frames: the sizes asked for if both fit; otherwise the
-    samples keep theirs up to half of the pool and the reference takes what is left.
-    """
-    if n_pool < 2:
-        raise InvalidInputError(f"a noise floor needs two reference frames or more, got {n_pool}")
-    if n_reference + n_samples <= n_pool:
-        return n_reference, n_samples
-    right = min(n_samples, n_pool // 2)
-    return min(n_reference, n_pool - right), right
+    If the pool of independent frames cannot be split into as many as both sets have, the samples
+    keep their number up to half of the pool and the reference takes what is left. The metric is
+    then its mean over random subsets of both sets that are as small.
 
-
-def metric_at_size(
-    metric: Metric,
-    reference: ArrayLike,
-    samples: ArrayLike,
-    *,
-    n_reference: int,
-    n_samples: int,
-    n_repeats: int,
-    seed: int,
-) -> float:
-    """Mean of a metric over random subsets of both sets, to set beside a noise floor of that size.
-
-    Parameters are those of :func:`noise_floor`; units are pooled. At full size it is the metric
-    itself.
+    Parameters
+    ----------
+    metric : callable
+        Function of (reference, samples).
+    reference, samples, pool : (..., values) array_like
+        Frames; units are pooled.
+    options : Resampling
+        Number of random splits, seed.
 
     Raises
     ------
     InvalidInputError
-        If a set is empty or not finite, or smaller than the subset asked of it.
+        If a set is empty or not finite, or the pool has fewer than two frames.
     """
     left, right = pooled_pair(reference, samples)
-    if not (1 <= n_reference <= len(left) and 1 <= n_samples <= len(right)):
-        raise InvalidInputError(
-            f"subsets of {n_reference} and {n_samples} frames were asked of {len(left)} and "
-            f"{len(right)} frames; ask for at least 1 and at most that"
-        )
-    if (n_reference, n_samples) == (len(left), len(right)):
-        return metric(left, right)
-    _check_count("n_repeats", n_repeats)
+    frames = pooled(pool, "pool")
+    if len(frames) < 2:
+        raise InvalidInputError(f"a noise floor needs two reference frames or more: {len(frames)}")
+    n, m = len(left), len(right)
+    if n + m > len(frames):
+        m = min(m, len(frames) // 2)
+        n = min(n, len(frames) - m)
+    repeats, seed = options.n_repeats, options.seed
+    floor = noise_floor(metric, frames, n_reference=n, n_samples=m, n_repeats=repeats, seed=seed)
+    if (n, m) == (len(left), len(right)):
+        return floor, metric(left, right)
     generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(n_repeats):
-        first, second = (
-            side[generator.permutation(len(side))[:n]]
-            for side, n in ((left, n_reference), (right, n_samples))
-        )
-        values.append(metric(first, second))
-    return float(np.mean(values))
+    values = [
+        metric(generator.permutation(left)[:n], generator.permutation(right)[:m])
+        for _ in range(repeats)
+    ]
+    return floor, float(np.mean(values))
 
 
 def _check_count(name: str, count: int) -> None:

@@ -13,7 +13,7 @@ from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.cli.main import main
 from openmm_scoremd.data.dataset import split_frames
-from openmm_scoremd.errors import InconsistentError, InvalidInputError, ModelFileError
+from openmm_scoremd.errors import InvalidInputError, ModelFileError, UndecidedError
 from openmm_scoremd.evaluation.evaluate import evaluate
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.weights import save_weights
@@ -82,11 +82,11 @@ class TestEvaluate:
             resampling=FAST,
         )  # fmt: skip
         (pair,) = found.summary.pairs
-        assert pair.p_value > pair.level
+        assert pair.p_value > pair.alpha
         assert pair.verdict == "cannot tell"
         assert not found.consistent
         message = "simulation and reference: cannot tell .* started again 1 times for each frame"
-        with pytest.raises(InconsistentError, match=message):
+        with pytest.raises(UndecidedError, match=message):
             found.require_consistent()
         assert "restarts per frame" in (tmp_path / "out" / "report.html").read_text()
 
@@ -120,10 +120,11 @@ class TestEvaluate:
 class TestExitCodes:
     @pytest.fixture
     def folder(self, make_dataset, toy, chain, tmp_path, monkeypatch):
-        make_dataset()
-        save_frames(chain(60, 4, seed=3), tmp_path / "good.dcd")
+        make_dataset(frames=chain(400, 4).astype(np.float32))
+        save_frames(chain(300, 4, seed=3), tmp_path / "good.dcd")
+        save_frames(chain(9, 4, seed=3), tmp_path / "few.dcd")
         save_frames(1.2 * chain(60, 4, seed=3), tmp_path / "bad.dcd")
-        save_frames(chain(60, 4, seed=3), tmp_path / "runs/a.dcd")
+        save_frames(chain(300, 4, seed=3), tmp_path / "runs/a.dcd")
         save_frames(chain(60, 4, seed=3), tmp_path / "md/replica_0000.dcd")
         monkeypatch.chdir(tmp_path)
 
@@ -132,6 +133,8 @@ class TestExitCodes:
         [
             (["--iid", "good.dcd"], 0),
             (["--iid", "good.dcd", "--require-consistent"], 0),
+            (["--iid", "few.dcd"], 0),
+            (["--iid", "few.dcd", "--require-consistent"], 4),
             (["--iid", "bad.dcd"], 0),
             (["--iid", "bad.dcd", "--require-consistent"], 3),
             (["--frames", "0", "--simulation", "runs"], 0),
@@ -146,8 +149,11 @@ class TestExitCodes:
         said = capsys.readouterr()
         if code == 3:
             assert "iid and reference: NOT consistent" in said.err
+        if code == 4:
+            assert "iid and reference: cannot tell (only differences above" in said.err
         if code != 2:
             assert "pictures and numbers: out" in said.out
             assert Path("out/report.html").stat().st_size > 10_000
             content = json.loads(Path("out/metrics.json").read_text())
-            assert content["verdict"]["consistent"] == ("bad.dcd" not in arguments)
+            agrees = "good.dcd" in arguments or "runs" in arguments
+            assert content["verdict"]["consistent"] == agrees

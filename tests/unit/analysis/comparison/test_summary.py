@@ -62,7 +62,7 @@ class TestVerdict:
         sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000, shift=0.3)}
         found = summarise(sets, POINT, resampling=FAST)
         (pair,) = found.pairs
-        assert not found.consistent
+        assert found.verdict == "NOT consistent"
         assert pair.p_value < 1e-6
         assert {d.observable for d in pair.discrepancies} == {"x"}
         worst = pair.discrepancies[0]
@@ -99,7 +99,7 @@ class TestVerdict:
     def test_level_is_shared_by_the_pairs(self):
         sets = {name: gaussian(i, 200) for i, name in enumerate(("reference", "iid", "other"))}
         assert [
-            pair.level for pair in summarise(sets, POINT, resampling=FAST, level=0.06).pairs
+            pair.alpha for pair in summarise(sets, POINT, resampling=FAST, alpha=0.06).pairs
         ] == [0.02] * 3
 
     @pytest.mark.slow
@@ -110,10 +110,11 @@ class TestVerdict:
             wells = two_wells(seed, 1200, 1, rate=0.0)[:, 0]
             runs = two_wells(10_000 + seed, 14, 60, rate=0.05)
             sets = {"reference": SampleSet(wells), "simulation": SampleSet(runs)}
-            alarms += not summarise(sets, POINT, resampling=FAST, level=0.05).consistent
+            verdict = summarise(sets, POINT, resampling=FAST, alpha=0.05).verdict
+            alarms += verdict == "NOT consistent"
         assert alarms <= 21
 
-    def test_a_slow_state_that_all_replicas_missed_is_no_evidence(self):
+    def test_a_slow_state_that_all_replicas_missed_is_no_evidence_and_told(self):
         # Twelve replicas that start in the large well and never leave it: 0.8^12 = 7 %.
         wells = two_wells(0, 5000, 1, rate=0.0)[:, 0]
         rng = np.random.default_rng(1)
@@ -121,11 +122,13 @@ class TestVerdict:
         found = summarise(
             {"reference": SampleSet(wells), "simulation": SampleSet(missed)}, POINT, resampling=FAST
         )
-        assert found.consistent
+        (pair,) = found.pairs
+        assert pair.p_value > 0.05
+        assert pair.verdict == "cannot tell"
         # Thirty such replicas: 0.8^30 = 0.1 %.
         many = rng.normal(size=(60, 400, 1, 2)) - [3.0, 0.0]
         sets = {"reference": SampleSet(wells), "simulation": SampleSet(many)}
-        assert not summarise(sets, POINT, resampling=FAST).consistent
+        assert summarise(sets, POINT, resampling=FAST).verdict == "NOT consistent"
 
 
 class TestMolecules:
@@ -197,7 +200,7 @@ def test_coordinates_of_a_point():
 
 
 @pytest.mark.parametrize(
-    ("sets", "topology", "level", "message"),
+    ("sets", "topology", "alpha", "message"),
     [
         ({"iid": gaussian(0, 9)}, POINT, 0.01, "there is one set"),
         ({}, POINT, 0.01, "there are no sets"),
@@ -205,6 +208,40 @@ def test_coordinates_of_a_point():
         ({"a": gaussian(0, 9), "b": gaussian(1, 9)}, POINT, 1.0, "between 0 and 1"),
     ],
 )
-def test_impossible_input(sets, topology, level, message):
+def test_impossible_input(sets, topology, alpha, message):
     with pytest.raises(InvalidInputError, match=message):
-        summarise(sets, topology, level=level)
+        summarise(sets, topology, alpha=alpha)
+
+
+class TestPower:
+    def test_few_frames_cannot_tell(self):
+        # Four frames of four replicas, as everybody's first try.
+        sets = {"reference": gaussian(0, 4000), "simulation": gaussian(1, 4, 4)}
+        found = summarise(sets, POINT, resampling=FAST)
+        (pair,) = found.pairs
+        assert pair.p_value > pair.alpha
+        assert pair.smallest_visible > 0.25
+        assert (pair.verdict, found.verdict, found.consistent) == ("cannot tell",) * 2 + (False,)
+        said = found.format_verdict()
+        assert "simulation and reference: cannot tell (p = " in said
+        assert f"only differences above {100 * pair.smallest_visible:.3g} % of the frames" in said
+        assert found.to_dict()["pairs"][0]["reason"] == pair.reason
+
+    def test_power_stands_beside_a_verdict(self):
+        sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
+        found = summarise(sets, POINT, resampling=FAST)
+        # Four standard errors of a tenth of the frames.
+        expected = 4 * np.sqrt(0.09 * (1 / 4000 + 1 / 2000))
+        assert found.pairs[0].smallest_visible == pytest.approx(expected, rel=0.15)
+        shown = f", visible from {100 * found.pairs[0].smallest_visible:.3g} %)"
+        assert shown in found.format_verdict()
+
+    def test_a_difference_is_told_whatever_the_power(self):
+        sets = {"reference": gaussian(0, 4000), "simulation": gaussian(1, 4, 4, shift=9.0)}
+        assert summarise(sets, POINT, resampling=FAST).verdict == "NOT consistent"
+
+    def test_rows_have_their_own(self):
+        sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
+        (pair,) = summarise(sets, POINT, resampling=FAST).pairs
+        for row in (*pair.metrics, *pair.observables):
+            assert 0.01 < row.visible < 0.1

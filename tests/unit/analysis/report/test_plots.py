@@ -16,7 +16,6 @@ from openmm_scoremd.analysis.observables.basins import find_basins
 from openmm_scoremd.analysis.observables.free_energy import free_energy_1d, free_energy_2d
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError, LossCurve
 from openmm_scoremd.analysis.report.plots import (
-    add_legend,
     draw_basins,
     draw_densities,
     draw_errors,
@@ -28,7 +27,7 @@ from openmm_scoremd.analysis.report.plots import (
     fokker_planck_error_figure,
     loss_figure,
     save,
-    surface_figure,
+    surface_panels,
     svg,
 )
 from openmm_scoremd.analysis.report.styles import styles_of
@@ -60,6 +59,10 @@ def surfaces(angles):
 @pytest.fixture(scope="module")
 def profiles(angles):
     return {n: free_energy_1d(v[:, 0], bins=16, limits=DEGREES) for n, v in angles.items()}
+
+
+def surface_figure(surfaces):
+    return figure_of(surface_panels(surfaces), **AXES, share="all")
 
 
 @pytest.fixture
@@ -205,7 +208,7 @@ class TestAxes:
 
 class TestFigures:
     def test_one_panel_each_with_one_scale(self, surfaces):
-        figure = surface_figure(surfaces, **AXES)
+        figure = surface_figure(surfaces)
         panels = panels_of(figure)
         assert [axes.get_title() for axes in panels] == list(surfaces)
         assert len(figure.axes) == len(panels) + 1
@@ -214,7 +217,7 @@ class TestFigures:
         assert {mesh.get_clim() for mesh in meshes} == {(0.0, highest)}
 
     def test_ticks_of_a_circle_are_right_angles(self, surfaces):
-        axes = panels_of(surface_figure(surfaces, **AXES))[0]
+        axes = panels_of(surface_figure(surfaces))[0]
         assert axes.get_xlim() == axes.get_ylim() == DEGREES
         assert np.diff(axes.get_xticks()).tolist() == [90.0] * (len(axes.get_xticks()) - 1)
         assert axes.get_aspect() == 1.0
@@ -227,12 +230,12 @@ class TestFigures:
     @pytest.mark.parametrize("n", [1, 2, 5])
     def test_no_texts_overlap(self, surfaces, n):
         surface = surfaces["reference"]
-        figure = surface_figure({f"long name of method {i}": surface for i in range(n)}, **AXES)
+        figure = surface_figure({f"long name of method {i}": surface for i in range(n)})
         assert len(panels_of(figure)) == n
         assert texts_overlap(figure) == []
 
     def test_neighbours_keep_their_labels_apart(self, surfaces):
-        figure = surface_figure(surfaces, **AXES)
+        figure = surface_figure(surfaces)
         FigureCanvasAgg(figure).draw()
         labels = [drawn_tick_labels(axes.xaxis) for axes in panels_of(figure)]
         boxes = [(row[0].get_window_extent(), row[-1].get_window_extent()) for row in labels]
@@ -240,7 +243,7 @@ class TestFigures:
             assert first.x0 - last.x1 > 0.8 * last.height  # or "180 -180" reads as one number
 
     def test_lowest_panel_of_every_column_is_labelled(self, surfaces):
-        figure = surface_figure({f"{i}": surfaces["reference"] for i in range(5)}, **AXES)
+        figure = surface_figure({f"{i}": surfaces["reference"] for i in range(5)})
         labelled = [bool(axes.get_xlabel()) for axes in panels_of(figure)]
         assert labelled == [False, False, True, True, True]
         ticks = [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels_of(figure)]
@@ -249,17 +252,16 @@ class TestFigures:
     def test_legend_and_names_that_are_no_formulas(self, profiles):
         styles = styles_of(["$1_$", *profiles])
         draw = partial(draw_profiles, profiles=profiles, styles=styles)
-        figure = figure_of({"$1_$": draw}, x_label="φ (°)", y_label="free energy (kT)")
-        add_legend(figure, styles)
+        labels = {"x_label": "φ (°)", "y_label": "free energy (kT)"}
+        figure = figure_of({"$1_$": draw}, **labels, styles=styles)
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == [r"\$1_\$", *profiles]
         assert texts_overlap(figure) == []
-        add_legend(figure, styles_of(["one"]))
-        assert len(figure.legends) == 1
+        assert figure_of({"one": draw}, **labels, styles=styles_of(["one"])).legends == []
 
     def test_nothing_to_draw(self):
         with pytest.raises(InvalidInputError, match="nothing to draw"):
-            surface_figure({}, **AXES)
+            surface_figure({})
         with pytest.raises(InvalidInputError, match="nothing to draw"):
             figure_of({}, **AXES)
 
@@ -340,7 +342,7 @@ class TestFiles:
 
 def test_no_global_state(surfaces, tmp_path):
     before = dict(mpl.rcParams)
-    save(surface_figure(surfaces, **AXES), tmp_path / "rama.png")
+    save(surface_figure(surfaces), tmp_path / "rama.png")
     assert dict(mpl.rcParams) == before
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from openmm_scoremd.analysis.comparison.metrics import js_divergence
 from openmm_scoremd.analysis.statistics.uncertainty import (
+    Resampling,
+    against_floor,
     bootstrap,
-    floor_sizes,
-    metric_at_size,
     noise_floor,
 )
 from openmm_scoremd.errors import InvalidInputError
@@ -107,58 +107,55 @@ class TestNoiseFloor:
                 js, np.zeros((1000, 2)), n_reference=700, n_samples=400, n_repeats=5, seed=0
             )
 
+
+class TestAgainstFloor:
+    def sizes(self, pool, n_reference, n_samples):
+        def metric(left, right):
+            return 1000.0 * len(left) + len(right)
+
+        sets = np.zeros((n_reference, 1)), np.zeros((n_samples, 1))
+        floor, value = against_floor(metric, *sets, np.zeros((pool, 1)), Resampling(n_repeats=2))
+        assert value == floor.mean == 1000.0 * floor.n_reference + floor.n_samples
+        return floor.n_reference, floor.n_samples
+
     @pytest.mark.parametrize(
         ("pool", "asked", "given"),
         [
-            (50_000, (10_000, 30_000), (10_000, 30_000)),
-            (50_000, (10_000, 45_000), (10_000, 25_000)),
-            (50_000, (50_000, 50_000), (25_000, 25_000)),
-            (50_000, (50_000, 64), (49_936, 64)),
-            (50_000, (20_000, 10_000_000), (20_000, 25_000)),
+            (500, (100, 300), (100, 300)),
+            (500, (100, 450), (100, 250)),
+            (500, (500, 500), (250, 250)),
+            (500, (500, 64), (436, 64)),
+            (500, (200, 10_000), (200, 250)),
             (3, (3, 3), (2, 1)),
         ],
     )
     def test_sizes_that_fit(self, pool, asked, given):
-        assert floor_sizes(pool, n_reference=asked[0], n_samples=asked[1]) == given
-        assert sum(given) <= pool
+        assert self.sizes(pool, *asked) == given
 
     def test_no_pool(self):
         with pytest.raises(InvalidInputError, match="two reference frames or more"):
-            floor_sizes(1, n_reference=1, n_samples=1)
+            self.sizes(1, 1, 1)
 
-
-class TestMetricAtSize:
     def test_full_size_is_the_metric_itself(self):
         rng = np.random.default_rng(0)
         p, q = rng.normal(size=(300, 2)), rng.normal(size=(10, 20, 2))
-        value = metric_at_size(js, p, q, n_reference=300, n_samples=200, n_repeats=2, seed=0)
+        floor, value = against_floor(js, p, q, rng.normal(size=(600, 2)), Resampling(n_repeats=2))
+        assert (floor.n_reference, floor.n_samples) == (300, 200)
         assert value == js(p, q)
 
     def test_subsets_come_from_both_sets(self):
-        def sizes(left, right):
-            assert set(left[:, 0]) <= set(range(20))
-            assert set(right[:, 0]) <= set(range(100, 150))
-            return 1000.0 * len(set(left[:, 0])) + len(set(right[:, 0]))
+        seen = []
 
-        value = metric_at_size(
-            sizes,
-            np.arange(20.0)[:, None],
-            np.arange(100.0, 150.0)[:, None],
-            n_reference=7,
-            n_samples=12,
-            n_repeats=3,
-            seed=0,
-        )
-        assert value == 7012.0
+        def metric(left, right):
+            seen.append((left[:, 0].tolist(), right[:, 0].tolist()))
+            return 0.0
 
-    def test_more_than_there_is(self):
-        with pytest.raises(InvalidInputError, match="at most that"):
-            metric_at_size(
-                js,
-                np.zeros((5, 2)),
-                np.zeros((5, 2)),
-                n_reference=5,
-                n_samples=6,
-                n_repeats=2,
-                seed=0,
-            )
+        p, q, pool = np.arange(20.0), np.arange(100.0, 150.0), np.arange(1000.0, 1019.0)
+        options = Resampling(n_repeats=3)
+        against_floor(metric, p[:, None], q[:, None], pool[:, None], options)
+        for left, right in seen[:3]:
+            assert {*left, *right} <= {*pool}
+        for left, right in seen[3:]:
+            assert ({*left} <= {*p}, {*right} <= {*q}) == (True, True)
+            assert (len({*left}), len({*right})) == (10, 9)
+        assert len(seen) == 6
