@@ -79,7 +79,7 @@ class ScoreModelFile:
 
     Examples
     --------
-    >>> model = ScoreModelFile("torchscript_models/alanine_dipeptide.pt")  # doctest: +SKIP
+    >>> model = ScoreModelFile("torchscript_models/alanine_dipeptide_invariant.pt")  # doctest: +SKIP
     >>> system = model.create_system()  # doctest: +SKIP
     >>> frames = model.sample(10, seed=1)  # doctest: +SKIP
     """
