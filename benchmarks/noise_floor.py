@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from machine import new_record
 from numpy.typing import NDArray
-from openmm_scoremd.topology import BeadTopology
 from performance_page import RESULTS, markdown_table
 from rich.console import Console
 from simulation import set_threads
@@ -37,6 +36,7 @@ from openmm_scoremd.analysis.observables.internal_coordinates import bond_length
 from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
+from openmm_scoremd.topology import BeadTopology
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = RESULTS / "noise_floor.json"

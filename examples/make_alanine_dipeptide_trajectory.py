@@ -6,11 +6,11 @@ every frame is then weighted by exp(V / kT), which undoes the bias exactly.
 
     python examples/make_alanine_dipeptide_trajectory.py runs/alanine_dipeptide
 
-takes about 100 minutes on one core and leaves ``trajectory.dcd`` (50,000 all-atom frames whose order
-carries no time), ``topology.pdb`` and ``run.json``. It may be stopped at any moment, however
+takes about 100 minutes on one core and leaves ``trajectory.dcd`` (50,000 all-atom frames whose
+order carries no time), ``topology.pdb`` and ``run.json``. It may be stopped at any moment, however
 rudely: the same command goes on from the last piece that was finished, to the same result.
-``--smoke`` runs a few picoseconds, to see that everything works. Frames of large weight are in it several
-times, which ``coarse-grain`` has to be told is meant:
+``--smoke`` runs a few picoseconds, to see that everything works. Frames of large weight are in it
+several times, which ``coarse-grain`` has to be told is meant:
 
     scoremd coarse-grain --help    # --preset alanine-dipeptide --temperature 300 --force
 """
