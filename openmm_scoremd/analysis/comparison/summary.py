@@ -21,6 +21,7 @@ from openmm_scoremd.analysis.comparison.features import UnitHistograms, unit_his
 from openmm_scoremd.analysis.comparison.measures import measured_groups, measures_of
 from openmm_scoremd.analysis.comparison.pairs import (
     VERDICTS,
+    VISIBLE_FROM,
     ObservedSet,
     PairResult,
     Verdict,
@@ -40,7 +41,7 @@ from openmm_scoremd.analysis.statistics.uncertainty import Resampling
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.topology import BeadTopology
 
-__all__ = ["REFERENCE", "SetSummary", "Summary", "summarise"]
+__all__ = ["REFERENCE", "SetSummary", "Summary", "check_levels", "summarise"]
 
 #: Name of the set that all others are held against, if there is one of that name.
 REFERENCE = "reference"
@@ -53,7 +54,8 @@ noise floor  the metric between two sets of independent reference frames: mean
 ratio        value / noise floor at the same numbers of frames. Frames of a
              simulation are correlated: a perfect one still lies above 1
 p            of the clearest difference, corrected for the number of all regions
-visible from the difference in the fraction of frames that would have shown"""
+visible from the difference in the fraction of frames in a region that would
+             have been noticed (80 % of the time), where least would"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Summary:
         Slow coordinates, where trajectories are long enough.
     notes : tuple of str
         What was left out, and why.
+    visible_from : float
+        Differences from this on had to be visible for sets to be called consistent.
     """
 
     baseline: str
@@ -128,6 +132,7 @@ class Summary:
     timescales: tuple[Timescales, ...]
     slow: SlowPlane | None
     notes: tuple[str, ...]
+    visible_from: float
 
     @property
     def verdict(self) -> Verdict:
@@ -167,6 +172,7 @@ class Summary:
                     for pair in self.pairs
                     if pair.verdict == "NOT consistent"
                 ],
+                "visible_from": self.visible_from,
             },
             "sample_sets": [dataclasses.asdict(entry) for entry in self.sets],
             "pairs": [pair.to_dict() for pair in self.pairs],
@@ -231,6 +237,7 @@ def summarise(
     energy_frames: int = 500,
     resampling: Resampling | None = None,
     alpha: float = 0.01,
+    visible_from: float = VISIBLE_FROM,
 ) -> Summary:
     """Compare sets of samples with each other.
 
@@ -252,6 +259,9 @@ def summarise(
         How errors and noise floors are found, frames kept of each set, seed.
     alpha : float
         Probability of calling any two sets inconsistent though all have one distribution.
+    visible_from : float
+        Sets that do not contradict each other are called consistent only if differences from this
+        on, in the fraction of frames in a region, would have been noticed.
 
     Returns
     -------
@@ -261,10 +271,11 @@ def summarise(
     Raises
     ------
     InvalidInputError
-        If there are fewer than two sets, they are not of these beads, the pool holds NaN, or the
-        alpha is no probability.
+        If there are fewer than two sets, they are not of these beads, the pool holds NaN, or
+        ``alpha`` or ``visible_from`` does not lie between 0 and 1.
     """
-    _check(sets, topology, alpha)
+    _check(sets, topology)
+    check_levels(alpha=alpha, visible_from=visible_from)
     options = resampling or Resampling()
     baseline = REFERENCE if REFERENCE in sets else next(iter(sets))
     names = [baseline, *(name for name in sets if name != baseline)]
@@ -291,7 +302,7 @@ def summarise(
         pairs=tuple(
             compare_pair(
                 *pair, measures_of(measured, of_pool), of_pool,
-                alpha=alpha / len(pairs), options=options,
+                alpha=alpha / len(pairs), visible_from=visible_from, options=options,
             )
             for pair in pairs
         ),
@@ -301,17 +312,23 @@ def summarise(
         timescales=timescales_of(sets, planes, seed=options.seed),
         slow=slow,
         notes=notes,
+        visible_from=visible_from,
     )  # fmt: skip
 
 
-def _check(sets: Mapping[str, SampleSet], topology: BeadTopology, alpha: float) -> None:
+def check_levels(*, alpha: float, visible_from: float) -> None:
+    """Raise :class:`InvalidInputError` unless both lie between 0 and 1."""
+    for name, value in (("alpha", alpha), ("visible_from", visible_from)):
+        if not 0.0 < value < 1.0:
+            raise InvalidInputError(f"{name} is {value}; it must lie between 0 and 1")
+
+
+def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
     if len(sets) < 2:
         raise InvalidInputError(
             f"there {'is one set' if sets else 'are no sets'} of samples; a comparison needs two: "
             "add independent frames, a simulation or a reference"
         )
-    if not 0.0 < alpha < 1.0:
-        raise InvalidInputError(f"alpha is {alpha}; it must lie between 0 and 1")
     shapes = {one.positions.shape[-2:] for one in sets.values()}
     if len(shapes) > 1 or next(iter(shapes))[0] != topology.n_beads:
         raise InvalidInputError(

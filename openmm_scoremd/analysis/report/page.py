@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jinja2
 
-from openmm_scoremd.analysis.comparison.pairs import MAX_VISIBLE, PairResult
+from openmm_scoremd.analysis.comparison.pairs import PairResult
 from openmm_scoremd.analysis.comparison.planes import BasinPlane
 from openmm_scoremd.analysis.comparison.summary import SetSummary, Summary
 from openmm_scoremd.analysis.comparison.table import HEAD, number, p_value_text, percent
@@ -66,7 +66,7 @@ def report_page(
         summary=summary,
         styles=styles,
         head=HEAD,
-        max_visible=percent(MAX_VISIBLE),
+        visible_from=percent(summary.visible_from),
         alpha=sum(pair.alpha for pair in summary.pairs),
         pairs=[_pair(pair) for pair in summary.pairs],
         bad=[i for i, pair in enumerate(summary.pairs) if pair.verdict == "NOT consistent"],
