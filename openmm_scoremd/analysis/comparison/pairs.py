@@ -33,10 +33,6 @@ VERDICTS: tuple[Verdict, ...] = ("NOT consistent", "cannot tell", "consistent")
 #: Frames that only a larger difference than this would have shown, in the fraction of frames in a
 #: region, tell nothing; see :func:`~openmm_scoremd.analysis.comparison.summary.summarise`.
 VISIBLE_FROM = 0.25
-#: With more restarts than this for every frame, a set is no simulation: pieces of fewer than ten
-#: frames on average, each begun from an independent frame, would agree with these whatever the
-#: dynamics is.
-MAX_RESTARTS_PER_FRAME = 0.1
 
 _DRAWS = 200
 
@@ -170,15 +166,15 @@ class ObservedSet:
         All planes that have basins.
     values : mapping of str to (units, frames, columns) ndarray
         Observables of the groups that are measured as a whole.
-    restarts_per_frame : float
-        Of the set.
+    doubts : tuple of str
+        Why agreement with the set would mean nothing.
     """
 
     name: str
     histograms: Sequence[UnitHistograms]
     basins: Sequence[BasinFrames]
     values: Mapping[str, FloatArray]
-    restarts_per_frame: float
+    doubts: tuple[str, ...]
 
     @property
     def n_frames(self) -> int:
@@ -252,12 +248,7 @@ def _reasons(
 ) -> Iterator[str]:
     """Yield what makes frames tell nothing though they do not contradict each other."""
     for one in sets:
-        if one.restarts_per_frame > MAX_RESTARTS_PER_FRAME:
-            yield (
-                f"replicas of {one.name} broke and were started again "
-                f"{one.restarts_per_frame:.2g} times for each frame, so that their frames are "
-                "independent samples and no simulation; use a shorter time step"
-            )
+        yield from one.doubts
     if not visible <= visible_from:
         where = f"a region of the {group}" if group else "a region"
         yield (

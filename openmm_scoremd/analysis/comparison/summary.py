@@ -28,6 +28,8 @@ from openmm_scoremd.analysis.comparison.pairs import (
     compare_pair,
 )
 from openmm_scoremd.analysis.comparison.planes import BasinPlane, basin_planes
+from openmm_scoremd.analysis.comparison.sets import SetSummary
+from openmm_scoremd.analysis.comparison.stationarity import drift_of, slowness_of
 from openmm_scoremd.analysis.comparison.table import text_table
 from openmm_scoremd.analysis.observables.groups import (
     ObservableGroup,
@@ -35,7 +37,6 @@ from openmm_scoremd.analysis.observables.groups import (
     energy_group,
     molecular_groups,
 )
-from openmm_scoremd.analysis.statistics.kinetics import statistical_inefficiency
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.analysis.statistics.uncertainty import Resampling
 from openmm_scoremd.errors import InvalidInputError
@@ -46,7 +47,6 @@ __all__ = ["REFERENCE", "SetSummary", "Summary", "check_levels", "summarise"]
 #: Name of the set that all others are held against, if there is one of that name.
 REFERENCE = "reference"
 
-_MAX_COLUMNS = 24  # observables of a group whose correlation times are looked at
 _FOOTNOTES = """
 value        metric with its bootstrap error; P: fraction of frames
 noise floor  the metric between two sets of independent reference frames: mean
@@ -56,40 +56,6 @@ ratio        value / noise floor at the same numbers of frames. Frames of a
 p            of the clearest difference, corrected for the number of all regions
 visible from the difference in the fraction of frames in a region that would
              have been noticed (80 % of the time), where least would"""
-
-
-@dataclasses.dataclass(frozen=True)
-class SetSummary:
-    """How much a set can tell.
-
-    Attributes
-    ----------
-    name : str
-        Of the set.
-    n_frames, n_replicas, n_segments : int
-        Sizes; segments are stretches of time without a break.
-    n_units, unit_kind : int, str
-        Independent units that errors rest on: replicas, blocks of them, or batches of frames.
-    frame_interval : float or None
-        ps.
-    effective_frames : float
-        Frames over the statistical inefficiency of the slowest observable.
-    slowest : str
-        That observable.
-    restarts_per_frame : float
-        How often replicas broke and were started again, for each frame.
-    """
-
-    name: str
-    n_frames: int
-    n_replicas: int
-    n_segments: int
-    n_units: int
-    unit_kind: str
-    frame_interval: float | None
-    effective_frames: float
-    slowest: str
-    restarts_per_frame: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,7 +157,8 @@ class Summary:
         Below stand the footnotes and the verdict.
         """
         blocks = [(self.heading(pair), pair.lines()) for pair in self.pairs]
-        return f"{text_table(blocks)}\n{_FOOTNOTES}\n\n{self.format_verdict()}\n"
+        about = "\n".join(one.told for one in self.sets)
+        return f"{text_table(blocks)}\n{_FOOTNOTES}\n\n{about}\n\n{self.format_verdict()}\n"
 
     def format_verdict(self) -> str:
         """Return a few lines of plain text for every pair: consistent or not, and where."""
@@ -283,11 +250,27 @@ def summarise(
     dimensions = sets[baseline].positions.shape[-1]
     groups = [coordinate_group()] if dimensions == 2 else molecular_groups(topology)
     floor = SampleSet(pool) if pool is not None else sets[baseline]
+    slowness = {name: slowness_of(one, groups) for name, one in sets.items()}
+    sets = {
+        name: dataclasses.replace(one, inefficiency=slowness[name].inefficiency)
+        for name, one in sets.items()
+    }
     planes = basin_planes(sets, groups, baseline=baseline)
     sampled = [*groups]
     if energy is not None:
         sampled.append(energy_group(energy, max_frames=energy_frames))
-    observed = _observed(sets, sampled, planes)
+    with_time = sum(one.has_time for one in sets.values())
+    about = {
+        name: SetSummary.of(
+            name, one, slowness[name],
+            drift_of(
+                one, groups, [(name, plane) for plane in _with_basins(planes)], seed=options.seed
+            ),
+            alpha=alpha / max(1, with_time),
+        )
+        for name, one in sets.items()
+    }  # fmt: skip
+    observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
     of_pool = {
         group.key: group.values(floor.positions).reshape(-1, len(group.labels))
@@ -298,7 +281,7 @@ def summarise(
     return Summary(
         baseline=baseline,
         n_pool=floor.n_frames,
-        sets=tuple(_set_summary(name, one, groups) for name, one in sets.items()),
+        sets=tuple(about.values()),
         pairs=tuple(
             compare_pair(
                 *pair, measures_of(measured, of_pool), of_pool,
@@ -342,14 +325,18 @@ def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
         )
 
 
+def _with_basins(planes: Sequence[BasinPlane]) -> list[BasinPlane]:
+    return [plane for plane in planes if plane.basins.n_basins > 1]
+
+
 def _observed(
-    sets: Mapping[str, SampleSet], groups: Sequence[ObservableGroup], planes: Sequence[BasinPlane]
+    sets: Mapping[str, SampleSet],
+    groups: Sequence[ObservableGroup],
+    planes: Sequence[BasinPlane],
+    about: Mapping[str, SetSummary],
 ) -> list[ObservedSet]:
     """Return what is compared of every set."""
-    basins = {
-        name: [plane.in_units[name] for plane in planes if plane.basins.n_basins > 1]
-        for name in sets
-    }
+    basins = {name: [plane.in_units[name] for plane in _with_basins(planes)] for name in sets}
     units = {name: one.in_units(one.positions) for name, one in sets.items()}
     histograms: dict[str, list[UnitHistograms]] = {name: [] for name in sets}
     for group in groups:
@@ -362,24 +349,7 @@ def _observed(
             histograms[name],
             basins[name],
             {group.key: group.values(units[name]) for group in measured},
-            one.restarts_per_frame,
+            about[name].doubts,
         )
-        for name, one in sets.items()
+        for name in sets
     ]
-
-
-def _set_summary(name: str, one: SampleSet, groups: Sequence[ObservableGroup]) -> SetSummary:
-    slowest, largest = "", 0.0
-    for group in groups:
-        values = group.values(one.positions)
-        for k, label in enumerate(group.labels[:_MAX_COLUMNS]):
-            column = values[..., k]
-            # An angle is a direction: 179° and −179° are near each other.
-            around = np.exp(1j * np.radians(column)) if group.period else column
-            found = statistical_inefficiency(one.pieces(around))
-            if found > largest:
-                slowest, largest = label, found
-    return SetSummary(
-        name, one.n_frames, one.n_replicas, len(one.segments), one.unit_shape[0], one.unit_kind,
-        one.frame_interval, one.n_frames / largest, slowest, one.restarts_per_frame,
-    )  # fmt: skip
