@@ -82,10 +82,10 @@ class PairResult:
         Regions compared.
     smallest_visible : float
         Power: the difference in the fraction of frames in a region that would have been noticed
-        with a probability of 80 %: median over the regions of a group of observables, of the group
+        with a probability of 80 %: median over the regions of an observable, of the observable
         that shows least. Many stiff bonds do not hide that hardly any basin was visited twice.
     least_visible : str
-        That group.
+        That observable, or the basins of a plane.
     discrepancies : tuple of Discrepancy
         Significant ones, the clearest first.
     metrics, observables : tuple of Row
@@ -244,13 +244,13 @@ def compare_pair(
 
 
 def _reasons(
-    sets: tuple[ObservedSet, ObservedSet], group: str, visible: float, visible_from: float
+    sets: tuple[ObservedSet, ObservedSet], least: str, visible: float, visible_from: float
 ) -> Iterator[str]:
     """Yield what makes frames tell nothing though they do not contradict each other."""
     for one in sets:
         yield from one.doubts
     if not visible <= visible_from:
-        where = f"a region of the {group}" if group else "a region"
+        where = f"a region of {least}" if least else "a region"
         yield (
             f"only differences above {percent(visible)} of the frames in {where} would have shown, "
             f"and must from {percent(visible_from)} on; more independent frames are needed"
@@ -281,12 +281,13 @@ def _tested(
 
 
 def _power(features: Features, visible: FloatArray) -> tuple[str, float]:
-    """Return the group of observables that shows least, and the difference visible there."""
+    """Return the observable (or the basins) that shows least, and the difference visible there."""
     found: dict[str, list[float]] = {}
     for region, difference in zip(features.regions, visible.tolist(), strict=True):
         if math.isfinite(difference):
-            found.setdefault(region.group, []).append(difference)
-    medians = {group: float(np.median(values)) for group, values in found.items()}
+            name = f"the basins of {region.plane}" if region.plane else region.observable
+            found.setdefault(name, []).append(difference)
+    medians = {name: float(np.median(values)) for name, values in found.items()}
     return max(medians.items(), key=lambda entry: entry[1], default=("", math.nan))
 
 

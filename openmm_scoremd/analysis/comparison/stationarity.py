@@ -25,7 +25,7 @@ from openmm_scoremd.analysis.statistics.two_sample import family_wise_test
 __all__ = ["Drift", "Slowness", "drift_of", "slowness_of"]
 
 _MAX_COLUMNS = 24  # observables of a group that are looked at
-_DOUBT = 1e-3  # probability that chance makes a memory that is believed
+_DOUBT = 0.01  # probability that chance makes a memory that is believed
 _MIN_LENGTH = 4  # frames of a trajectory that has halves
 
 

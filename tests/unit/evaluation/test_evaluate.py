@@ -12,7 +12,7 @@ from openmm_scoremd.analysis.comparison.summary import summarise
 from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.cli.main import main
-from openmm_scoremd.data.dataset import split_frames
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, UndecidedError
 from openmm_scoremd.evaluation.evaluate import evaluate
 from openmm_scoremd.model_file import ScoreModelFile
@@ -38,7 +38,7 @@ class TestEvaluate:
         found = evaluate(
             model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
         )
-        unseen = frames[np.sort(split_frames(40, held_back_fraction=0.25, seed=3)[1])]
+        unseen = frames[np.sort(split_frames(40, held_back_fraction=0.25, seed=3, split="frames")[1])]
         sets = {"reference": unseen, "iid": iid, "simulation": replicas}
         sets = {name: SampleSet(positions) for name, positions in sets.items()}
         expected = summarise(
