@@ -170,7 +170,8 @@ def text_of(record: dict[str, Any]) -> str:
     head = ("sets", "effective frames", "consistent", "cannot tell", "not consistent",
             "visible from")  # fmt: skip
     same, different = (
-        markdown_table(head, [_row(entry) for entry in record[key]]) for key in ("same", "different")
+        markdown_table(head, [_row(entry) for entry in record[key]])
+        for key in ("same", "different")
     )
     draws = sum(entry["draws"] for entry in record["same"])
     alarms = sum(entry["verdicts"].get("NOT consistent", 0) for entry in record["same"])

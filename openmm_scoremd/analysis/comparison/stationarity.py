@@ -123,9 +123,7 @@ def drift_of(
         for name, counted in unit_histograms(group, units, basins).items():
             histograms[name] += counted
     first, second = halves
-    features = features_of(
-        (histograms[first], histograms[second]), (basins[first], basins[second])
-    )
+    features = features_of((histograms[first], histograms[second]), (basins[first], basins[second]))
     test = family_wise_test(*features.sides, seed=seed, floors=features.floors)
     if not test.judged.any():
         return Drift(math.nan, "")

@@ -42,7 +42,7 @@ from openmm_scoremd.analysis.statistics.uncertainty import Resampling
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.topology import BeadTopology
 
-__all__ = ["REFERENCE", "SetSummary", "Summary", "check_levels", "summarise"]
+__all__ = ["REFERENCE", "Summary", "check_levels", "summarise"]
 
 #: Name of the set that all others are held against, if there is one of that name.
 REFERENCE = "reference"

@@ -37,7 +37,9 @@ def test_split_refuses_an_empty_part(n_frames, fraction):
         split_frames(n_frames, held_back_fraction=fraction, seed=0)
 
 
-@pytest.mark.parametrize(("n_frames", "n_held_back"), [(1000, 200), (97, 19), (31, 6), (5, 4), (2, 1)])
+@pytest.mark.parametrize(
+    ("n_frames", "n_held_back"), [(1000, 200), (97, 19), (31, 6), (5, 4), (2, 1)]
+)
 def test_blocks_of_time_from_everywhere(n_frames, n_held_back):
     for seed in range(20):
         fraction = n_held_back / n_frames
@@ -64,7 +66,9 @@ def test_neighbours_of_held_back_frames_are_held_back():
 
 def test_first_numbers_of_earlier_versions():
     train, held_back = split_frames(10, held_back_fraction=0.3, seed=3, split="frames")
-    np.testing.assert_array_equal(np.concatenate([held_back, train]), [9, 6, 0, 2, 1, 4, 7, 5, 3, 8])
+    np.testing.assert_array_equal(
+        np.concatenate([held_back, train]), [9, 6, 0, 2, 1, 4, 7, 5, 3, 8]
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ class TestEvaluate:
         found = evaluate(
             model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
         )
-        unseen = frames[np.sort(split_frames(40, held_back_fraction=0.25, seed=3, split="frames")[1])]
+        unseen = frames[
+            np.sort(split_frames(40, held_back_fraction=0.25, seed=3, split="frames")[1])
+        ]
         sets = {"reference": unseen, "iid": iid, "simulation": replicas}
         sets = {name: SampleSet(positions) for name, positions in sets.items()}
         expected = summarise(

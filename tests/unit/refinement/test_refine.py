@@ -190,9 +190,7 @@ class TestRefine:
         assert torch.equal(torch.cat([v.flatten() for v in final.values()]), parameters[2])
 
     def test_frames_held_back_are_not_used(self, refined, data):
-        training, _ = split_frames(
-            N_FRAMES, held_back_fraction=0.2, seed=3, split="frames"
-        )
+        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3, split="frames")
         expected = load_dataset(data).positions[np.sort(training)] / 0.09
         np.testing.assert_allclose(refined.data[0], expected, rtol=1e-6)
 
@@ -255,9 +253,7 @@ class TestRefine:
         monkeypatch.setattr(ReplicaSimulation, "phase_space", lambda _self: (0.0, 0.0))
         with pytest.raises(KeyboardInterrupt):
             refine(weights, data, tmp_path / "out", settings=SETTINGS)
-        training, _ = split_frames(
-            N_FRAMES, held_back_fraction=0.2, seed=3, split="frames"
-        )
+        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3, split="frames")
         expected = load_dataset(data).positions[np.sort(training)[7]]
         np.testing.assert_allclose(starts[0], np.broadcast_to(expected, (20, 5, 3)), atol=1e-7)
 
