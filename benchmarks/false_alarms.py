@@ -2,8 +2,8 @@
 
 python benchmarks/false_alarms.py [--write-docs]
 
-A point hops between two wells, 3 nm to the left and to the right, with 20 % of the time in the right
-one (a Markov process of known relaxation time), and moves in them as two Ornstein-Uhlenbeck
+A point hops between two wells, 3 nm to the left and to the right, with 20 % of the time in the
+right one (a Markov process of known relaxation time), and moves in them as two Ornstein-Uhlenbeck
 processes do. Frames are drawn exactly, so that two sets are of one distribution, or one holds the
 right well 1.5 times too often. A minute or two of one core.
 """
@@ -177,8 +177,8 @@ def text_of(record: dict[str, Any]) -> str:
     alarms = sum(entry["verdicts"].get("NOT consistent", 0) for entry in record["same"])
     return (
         f"By `benchmarks/false_alarms.py`: correlated frames of known statistics, two wells with "
-        f"{RIGHT:.0%} of the time in one of them, {record['same'][0]['draws']} draws of each line at "
-        f"`--alpha {ALPHA:g}`. Of one distribution ({alarms} false alarms in {draws} draws, "
+        f"{RIGHT:.0%} of the time in one of them, {record['same'][0]['draws']} draws of each line "
+        f"at `--alpha {ALPHA:g}`. Of one distribution ({alarms} false alarms in {draws} draws, "
         f"{alarms / draws:.1%}):\n\n{same}\n\n"
         f"With {WRONG:.0%} in that well in the second set, 1.5 times too many:\n\n{different}"
     )

@@ -34,8 +34,8 @@ def split_frames(
         Seed of places and shuffle.
     split : {"blocks", "frames"}
         Ten blocks of time are held back, one from somewhere in every tenth of the frames; or single
-        frames at random, as by versions without a choice. Neighbours of a trajectory resemble each other,
-        so that single frames have been seen by training, nearly.
+        frames at random, as by versions without a choice. Neighbours of a trajectory resemble each
+        other, so that training has nearly seen single ones.
 
     Returns
     -------

@@ -94,7 +94,7 @@ class TestRuns:
 
     def test_all_replicas_are_frozen(self, run):
         write_sidecar(run, breaks=[], frozen={"0": 5, "1": 5, "2": 5})
-        with pytest.raises(InvalidInputError, match="all 3 replicas of .* shorter time step"):
+        with pytest.raises(InvalidInputError, match=r"all 3 replicas of .* shorter time step"):
             read_run(run, n_beads=4)
 
     def test_independent_frames_are_no_run(self, chain, tmp_path):
