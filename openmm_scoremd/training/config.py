@@ -326,7 +326,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         former names.
     """
     current, _ = renamed_record(old)
-    defaults = config_record(TrainingConfig(DataConfig("")))
+    # All entries but one: before there was a choice, single frames were held out.
+    defaults = config_record(TrainingConfig(DataConfig("", split="frames")))
     # Entries of a network are those of its own family.
     if "network" in current:
         defaults["network"] = _network_defaults(current["network"])

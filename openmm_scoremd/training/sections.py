@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from openmm_scoremd.data.split import SPLITS, Split
 from openmm_scoremd.errors import ConfigurationError
 
 
@@ -19,6 +20,9 @@ class DataConfig:
         CG dataset (``.npz``).
     held_out_fraction : float
         Part of the frames that training never sees, for evaluation; 0 to train on all.
+    split : {"blocks", "frames"}
+        What is held out: ten blocks of time, or single frames at random, as by versions that did
+        not have this entry. See :func:`~openmm_scoremd.data.split.split_frames`.
     augmentation : {"rotation", "none"}
         Uniform random rotation of every frame in every batch, or nothing (toy systems).
     scale : float or None
@@ -28,6 +32,7 @@ class DataConfig:
 
     path: str
     held_out_fraction: float = 0.2
+    split: Split = "blocks"
     augmentation: Literal["rotation", "none"] = "rotation"
     scale: float | None = None
 
@@ -37,6 +42,12 @@ class DataConfig:
             "data.held_out_fraction",
             self.held_out_fraction,
             "at least 0 and below 1",
+        )
+        require(
+            self.split in SPLITS,
+            "data.split",
+            self.split,
+            "'blocks' or 'frames'",
         )
         require(
             self.augmentation in ("rotation", "none"),

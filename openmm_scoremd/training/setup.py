@@ -10,12 +10,13 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openmm_scoremd.data.dataset import CGDataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset
 from openmm_scoremd.data.regions import (
     region_of_frames,
     region_weights,
     spreading_weights,
 )
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.diffusion.weighting import (
     BalancedTimes,
     LogNoiseTimes,
@@ -151,7 +152,10 @@ def batch_stream(
 
 def _training_positions(config: TrainingConfig, dataset: CGDataset) -> NDArray[np.floating]:
     training, _ = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_out_fraction, seed=config.seed
+        dataset.n_frames,
+        held_back_fraction=config.data.held_out_fraction,
+        seed=config.seed,
+        split=config.data.split,
     )
     return dataset.positions[training]
 

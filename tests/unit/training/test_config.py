@@ -33,6 +33,7 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
         (DataConfig, {"held_out_fraction": -0.1}),
         (DataConfig, {"held_out_fraction": math.nan}),
         (DataConfig, {"augmentation": "reflection"}),
+        (DataConfig, {"split": "random"}),
         (DataConfig, {"scale": 0.0}),
         (DataConfig, {"scale": math.inf}),
         (LossConfig, {"t_min": 0.0}),
@@ -152,6 +153,14 @@ def test_entries_that_an_older_version_did_not_know_have_their_defaults():
     assert changed_keys(old, config_record(CONFIG)) == []
     other = dataclasses.replace(CONFIG, seed=1, network=GraphTransformerConfig(heads=2))
     assert changed_keys(old, config_record(other)) == ["network.heads", "seed"]
+
+
+def test_runs_of_earlier_versions_held_single_frames_out():
+    old = config_record(CONFIG)
+    del old["data"]["split"]
+    assert changed_keys(old, config_record(CONFIG)) == ["data.split"]
+    same = dataclasses.replace(CONFIG, data=DataConfig("data.npz", split="frames"))
+    assert changed_keys(old, config_record(same)) == []
 
 
 def test_runs_of_earlier_versions_go_on():

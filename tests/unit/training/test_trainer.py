@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.data.dataset import load_dataset, split_frames
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import ConfigurationError, NumericalError
 from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
 from openmm_scoremd.models.mlp import MLPEnergy
