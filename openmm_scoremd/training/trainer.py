@@ -29,6 +29,7 @@ from openmm_scoremd.training.checkpoint import (
 )
 from openmm_scoremd.training.compiled.steps import CompiledSteps
 from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
+from openmm_scoremd.training.config_file import save_training_config
 from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.ema import exponential_average
 from openmm_scoremd.training.held_out import HeldOutLoss
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 LOG = "log.csv"
+CONFIGURATION = "training.yaml"
 
 #: Called after every logged row with the row and the number of steps in all.
 Progress = Callable[[LogRow, int], None]
@@ -57,7 +59,8 @@ Progress = Callable[[LogRow, int], None]
 class Trainer:
     """One training run in one folder.
 
-    Files in the folder: ``checkpoint.safetensors``, from the first moment; ``log.csv``; at the end
+    Files in the folder: ``checkpoint.safetensors``, from the first moment; ``training.yaml``, the
+    configuration; ``log.csv``; at the end
     ``weights.safetensors`` (averaged weights) and ``run.json``. Batches depend on seed and step
     only, so a run killed at any moment and resumed gives, on one CPU with as many threads and the
     same log interval, the weights of an uninterrupted one bit by bit.
@@ -200,13 +203,15 @@ class Trainer:
 
     def _run(self, *, first_step: int) -> Path:
         writes = self.fabric.is_global_zero
+        if writes:
+            save_training_config(self.config, self.folder / CONFIGURATION)
         log = TrainingLog(self.folder / LOG, last_step=first_step) if writes else None
         step = first_step
         last_checkpoint = time.monotonic()
         try:
             while step < self.n_steps:
                 stop = min(step + self.config.log_steps, self.n_steps)
-                row = self._train_steps(step, stop)
+                row = self.train_steps(step, stop)
                 if log is not None:
                     loss = self.held_out.after(
                         self.average.module, first=step, stop=stop, n_steps=self.n_steps
@@ -226,8 +231,24 @@ class Trainer:
         self._save_checkpoint(step)
         return self._finish(log)
 
-    def _train_steps(self, first: int, stop: int) -> LogRow:
-        """Do some steps without waiting for the device, then check that all losses are finite."""
+    def train_steps(self, first: int, stop: int) -> LogRow:
+        """Do some steps without waiting for the device, then check that all losses are finite.
+
+        Parameters
+        ----------
+        first, stop : int
+            Numbers of the first step and of the one after the last.
+
+        Returns
+        -------
+        LogRow
+            What they did.
+
+        Raises
+        ------
+        NumericalError
+            If a loss or a weight is not finite.
+        """
         began = time.perf_counter()
         if self.steps is None:
             losses = torch.stack([self._train_step(step) for step in range(first, stop)])
