@@ -78,7 +78,7 @@ def _experts(options: Sequence[str], files: Sequence[str]) -> list[Any]:
         # What is wrong with a file, the parser will say.
         except Exception:  # noqa: BLE001
             continue
-    for word, following in zip(options, [*options[1:], ""], strict=True):
+    for word, following in zip(options, [*options, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name == "--experts":
             listed = _load(value if equals else following)
