@@ -32,7 +32,7 @@ from openmm_scoremd.cli.sample import sample
 from openmm_scoremd.cli.signals import interrupts_remembered
 from openmm_scoremd.cli.simulate import plan, simulate
 from openmm_scoremd.cli.terminal import allow_any_text, flush_output, print_error
-from openmm_scoremd.cli.train import import_weights, run_training, train, training_parser
+from openmm_scoremd.cli.train import import_weights, train, training_arguments, training_parser
 from openmm_scoremd.errors import (
     ConfigurationError,
     InconsistentError,
@@ -128,7 +128,8 @@ def _run(arguments: list[str]) -> None:
         hint = did_you_mean(command, [*COMMANDS])
         raise ConfigurationError(f"unknown command {command}{hint}; see scoremd --help")
     if command == "train":
-        run_training(rest)
+        config, given = training_arguments(rest)
+        COMMANDS[command](config, **given)
         return
     parser = parser_of_function(COMMANDS[command], prog=f"scoremd {command}")
     COMMANDS[command](**vars(parser.parse_args(with_new_names(rest, parser))))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from openmm_scoremd.cli.options import require_suffix
 from openmm_scoremd.cli.parser import summary
@@ -47,14 +47,14 @@ def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | No
     print(f"next: scoremd export {weights} MODEL.pt")
 
 
-def run_training(arguments: Sequence[str]) -> None:
-    """Do what a command line of ``scoremd train`` asks for."""
+def training_arguments(arguments: Sequence[str]) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Return configuration and other arguments of :func:`train` from its command line."""
     from openmm_scoremd.cli.recipe import with_configuration
     from openmm_scoremd.training.config_file import parse_training_arguments
 
     with with_configuration(arguments) as words:
         config, options = parse_training_arguments(training_parser(words), words)
-    train(config, output=options["output"], resume=options["resume"], expert=options["expert"])
+    return config, {name: options[name] for name in ("output", "resume", "expert")}
 
 
 def training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
