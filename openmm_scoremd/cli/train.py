@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | None) -> None:
     """Train a network, or the experts of a mixture one after another."""
+    from openmm_scoremd.training.compiled.memory import keep_freed_memory
+
+    keep_freed_memory()
     if expert is not None or config.experts:
         _train_experts(config, output, resume=resume, expert=expert)
         return
