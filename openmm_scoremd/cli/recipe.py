@@ -91,8 +91,8 @@ def _known(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--config", "--output", "--data.path", "--minutes", "--steps", "--epochs"):
         parser.add_argument(name, dest=name.removeprefix("--").replace(".", "_"))
-    for name in ("--resume", "--print_config"):
-        parser.add_argument(name, action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--print_config", nargs="?", const=True)
     parser.add_argument("-h", "--help", action="store_true")
     try:
         return parser.parse_known_args(list(words))[0]
