@@ -116,7 +116,7 @@ class Stepper:
 
     def __call__(self, n_steps: int) -> None:
         """Do some steps."""
-        self.trainer._train_steps(self.done, self.done + n_steps)
+        self.trainer.train_steps(self.done, self.done + n_steps)
         self.done += n_steps
 
 

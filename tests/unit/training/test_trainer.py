@@ -26,7 +26,9 @@ CHECKPOINT, WEIGHTS, LOG = "checkpoint.safetensors", "weights.safetensors", "log
 
 def test_files_and_steps(finished, planar):
     trainer, folder = finished
-    assert sorted(p.name for p in folder.iterdir()) == [CHECKPOINT, LOG, "run.json", WEIGHTS]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *(CHECKPOINT, LOG, "run.json", "training.yaml", WEIGHTS)
+    ]
     assert trainer.n_steps == 25
     rows = read_log(folder / LOG)
     assert [row.step for row in rows] == [3, 6, 9, 12, 15, 18, 21, 24, 25]
