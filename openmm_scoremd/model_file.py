@@ -14,10 +14,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from openmm_scoremd.artifact.contract import ModelModule
 from openmm_scoremd.artifact.loaded import LoadedModel
 from openmm_scoremd.artifact.metadata import ModelMetadata, read_archive
 from openmm_scoremd.artifact.noise_levels import Adjustable, NoiseLevelEnergy
-from openmm_scoremd.artifact.torchscript import ScriptModule, checked_device
+from openmm_scoremd.artifact.torchscript import checked_device
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError
@@ -95,7 +96,7 @@ class ScoreModelFile:
         self.path, self.sha256 = loaded.archive.path, loaded.archive.sha256
         self.metadata: ModelMetadata = loaded.archive.metadata
         self._device = checked_device(device)
-        self._module: ScriptModule = loaded.module(self._device)
+        self._module: ModelModule = loaded.module(self._device)
 
     def __reduce__(self) -> tuple[object, tuple[LoadedModel, str]]:
         return _with_model, (self.loaded, str(self._device))

@@ -160,8 +160,13 @@ def checked_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def optimised(module: ScriptModule) -> ScriptModule:
-    """Return the module with weights and attributes folded in as constants, as TorchForce does."""
+def optimised(module: nn.Module) -> nn.Module:
+    """Return the module with weights and attributes folded in as constants, as TorchForce does.
+
+    What is no TorchScript is returned as it is.
+    """
+    if not isinstance(module, ScriptModule):
+        return module
     frozen: ScriptModule = torch.jit.freeze(module)
     return frozen
 

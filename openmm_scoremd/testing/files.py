@@ -12,10 +12,10 @@ import torch
 from openmm import unit
 from torch import Tensor
 
+from openmm_scoremd.artifact.exported import ConservativeScore, DirectScore
 from openmm_scoremd.artifact.torchscript import load_module, script_module
 from openmm_scoremd.errors import MissingDependencyError
 from openmm_scoremd.export.export import Precision, export_torchscript
-from openmm_scoremd.export.exported import ConservativeScore, DirectScore
 from openmm_scoremd.forces.create import create_force
 from openmm_scoremd.forces.options import Backend
 from openmm_scoremd.models.base import EnergyModel

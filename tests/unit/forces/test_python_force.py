@@ -8,11 +8,11 @@ import openmm
 import pytest
 import torch
 
+from openmm_scoremd.artifact.exported import ExportedModel
 from openmm_scoremd.artifact.loaded import loaded_model
 from openmm_scoremd.artifact.metadata import read_archive
 from openmm_scoremd.errors import MissingDependencyError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.forces.create import available_backends, create_force
 from openmm_scoremd.forces.kernel.build import load_library
 from openmm_scoremd.forces.kernel_force import KernelComputation, kernel_network
