@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.artifact.code_free import (
@@ -24,6 +25,7 @@ from openmm_scoremd.artifact.contract import ModelModule, scripted_model
 from openmm_scoremd.artifact.exported import ExportedModel
 from openmm_scoremd.artifact.loaded import LoadedModel, check_self_test
 from openmm_scoremd.artifact.metadata import (
+    MODEL_KEY,
     ModelMetadata,
     SelfTest,
     archive_from_bytes,
@@ -169,6 +171,18 @@ def derive_torchscript(
     check_self_test(archive, f"TorchScript of {archive.path}", energies, forces)
     save_module(scripted, path, archive.metadata_json)
     return Path(path)
+
+
+def is_code_free(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a model file without code, and not weights or anything else.
+
+    Whether it is whole is not looked at.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return MODEL_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def _in_python(exported: ExportedModel) -> ExportedModel:
