@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from openmm_scoremd.cli.options import ModelPath, load_model, require_suffix
 from openmm_scoremd.errors import InvalidInputError
@@ -11,7 +11,8 @@ from openmm_scoremd.errors import InvalidInputError
 if TYPE_CHECKING:
     from openmm_scoremd.model_file import ScoreModelFile
 
-_TIME, _PRECISION = 1e-5, "float32"
+_TIME: Final = 1e-5
+_PRECISION: Final = "float32"
 
 
 def export(

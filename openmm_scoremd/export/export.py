@@ -95,8 +95,8 @@ def export_model(
     ConfigurationError
         If the network is not conservative; of a mixture, the expert that serves ``t``.
     InvalidInputError
-        If ``t`` lies outside the times the network was trained for, or ``dtype`` or the suffix is
-        unknown.
+        If ``t`` lies outside the times the network was trained for, ``dtype`` or the suffix is
+        unknown, or ``path`` is a ``.safetensors`` file of another kind, such as weights.
     ModelFileError
         If the weights cannot be read, or what would be written disagrees with the network.
     """
@@ -106,6 +106,11 @@ def export_model(
     if suffix != ".safetensors":
         raise InvalidInputError(
             f"the model file is to be {os.fspath(path)}; its name must end in .safetensors or .pt"
+        )
+    if Path(path).exists() and not is_code_free(path):
+        raise InvalidInputError(
+            f"{os.fspath(path)} exists and is no model file (weights end in .safetensors, too); "
+            "choose another name"
         )
     exported, metadata = _checked(
         model, path, _in_python, t=t, dtype=dtype, licence=licence, citation=citation

@@ -98,8 +98,8 @@ def load_torchforce_plugin() -> Any:
     # Missing libraries show as ImportError or OSError, depending on who loads them.
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"openmmtorch cannot be imported ({error}); install openmmtorch==1.5 with torch 2.9 "
-            "and OpenMM 8.5, or use backend='pythonforce'"
+            f"openmmtorch cannot be imported ({error}); install openmm-scoremd[torchforce], which "
+            "needs torch 2.9 and OpenMM 8.5, or choose backend='pythonforce'"
         ) from error
     _load_kernels()
     return openmmtorch

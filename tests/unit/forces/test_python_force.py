@@ -205,7 +205,7 @@ def test_a_process_without_a_compiler_evaluates_forces_made_elsewhere(make_model
     made = KernelComputation(str(path), read_archive(path).sha256, (), "cpu")
     again = pickle.loads(pickle.dumps(made))  # noqa: S301
     _, forces = evaluate(openmm.PythonForce(again), positions)
-    assert "TorchScript is used instead of the C++ kernel" in caplog.text
+    assert "torch is used instead of the C++ kernel" in caplog.text
     expected = expected_values(trained, positions)[1]
     np.testing.assert_allclose(forces, expected, rtol=1e-9, atol=1e-9)
 
