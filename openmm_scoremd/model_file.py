@@ -40,18 +40,19 @@ FloatArray: TypeAlias = NDArray[np.float64]
 class ScoreModelFile:
     """An exported model, verified: energies, forces, Systems and independent frames.
 
-    The file is checked in this order: checksums and metadata of the archive, the hash if one is
-    given, and only then its code is loaded and must reproduce the energies and forces stored in it.
+    The file is checked in this order: checksums and metadata, the hash if one is given, and only
+    then its network is loaded and must reproduce the energies and forces stored in it.
 
     .. warning::
-       A TorchScript archive is executable code. Load only files whose origin you trust, or give the
-       published hash: with another one, nothing of the file is executed. Nothing is ever
-       downloaded.
+       A ``.safetensors`` file is data, evaluated by the network families that are installed. A
+       ``.pt`` file is a TorchScript archive, which is executable code: load only files whose origin
+       you trust, or give the published hash; with another one, nothing of the file is executed.
+       Nothing is ever downloaded.
 
     Parameters
     ----------
     path : path-like
-        The exported ``.pt`` file.
+        The exported file, ``.safetensors`` (not one of weights) or ``.pt``.
     sha256 : str, optional
         Expected SHA-256 of the file.
     device : str

@@ -49,10 +49,13 @@ def test_info(exported, scoremd):
             "md/replica_0001.dcd",
         ),
         (
-            ("simulate", "MODEL", "fast", "--steps", 10, "--backend", "kernel"),
+            ("simulate", "MODEL", "fast", "--replicas", 2, "--steps", 100, "--backend", "kernel"),
             "fast/replica_0000.dcd",
         ),
-        (("plan", "MODEL", "--platform", "Reference", "--output", "plan.json"), "plan.json"),
+        (
+            ("plan", "MODEL", "--platform", "Reference", "--replicas", 1, "--output", "plan.json"),
+            "plan.json",
+        ),
         (("reweight", "MODEL", "weighted.npz", "--frames", 4, "--steps", 4), "weighted.npz"),
         (("evaluate", "MODEL", "beads.npz", "report", "--frames", 40), "report/metrics.json"),
     ],
