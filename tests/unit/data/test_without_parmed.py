@@ -17,7 +17,8 @@ import importlib, pkgutil, sys
 sys.modules["parmed"] = None
 import openmm_scoremd
 for found in pkgutil.walk_packages(openmm_scoremd.__path__, "openmm_scoremd."):
-    if not found.name.endswith("__main__"):
+    # openmm-ml loads its part of this package itself.
+    if not found.name.endswith(("__main__", "openmm_ml")):
         importlib.import_module(found.name)
 from openmm_scoremd.cli.main import main
 raise SystemExit(main(sys.argv[1:]))
@@ -43,5 +44,5 @@ def test_formats_that_need_it_say_so(tmp_path, monkeypatch, suffix):
     monkeypatch.setitem(sys.modules, "parmed", None)
     path = tmp_path / f"molecule{suffix}"
     path.write_text("whatever\n")
-    with pytest.raises(MissingDependencyError, match="which cannot be imported.*install parmed"):
+    with pytest.raises(MissingDependencyError, match=r"which cannot be imported.*install parmed"):
         load_topology(path)

@@ -291,8 +291,8 @@ def test_pythonforce_takes_over_where_openmmtorch_is_missing(
     def fail(_name):
         raise failure
 
-    monkeypatch.setattr("importlib.import_module", fail)
     monkeypatch.setattr("openmm_scoremd.forces.create._SAID", set())
+    monkeypatch.setattr("importlib.import_module", fail)
     with caplog.at_level(logging.WARNING):
         force = create_force(toy.path)
         create_force(toy.path)
