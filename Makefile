@@ -1,4 +1,4 @@
-# Needs Python 3.10 to 3.13 and this file, nothing else: the first target makes a virtual environment.
+# Needs Python 3.10 to 3.14 and this file, nothing else: the first target makes a virtual environment.
 #
 #   make demo     the main job, end to end: shipped model, start frames, simulation, pictures
 #   make test     all tests (those that need a GPU skip themselves without one)
@@ -10,14 +10,16 @@
 # Settings, with their defaults:
 #   PYTHON=           Python to make the environment with; empty: the first suitable one on the PATH
 #   VENV=.venv        the environment; one that has the packages already is used as it is
-#   EXTRAS=test       extras of pyproject.toml; with an NVIDIA GPU: EXTRAS=test,cuda12
+#   EXTRAS=test,torchforce
+#                     extras of pyproject.toml; with an NVIDIA GPU: EXTRAS=test,torchforce-cuda12;
+#                     the newest torch and OpenMM, without TorchForce: EXTRAS=test
 #   WORKERS=2         processes that share the tests
 #   PYTEST_ARGS=      for example PYTEST_ARGS="-m 'not slow'"
 #   DEMO_ARGS=        arguments of examples/demo.py
 
 PYTHON ?=
 VENV ?= .venv
-EXTRAS ?= test
+EXTRAS ?= test,torchforce
 WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -77,7 +79,7 @@ tried=
 newline='
 '
 check='import sys
-if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+if not (3, 10) <= sys.version_info[:2] <= (3, 14):
     sys.exit("is Python %d.%d" % sys.version_info[:2])
 try:
     import ensurepip, venv
@@ -100,14 +102,14 @@ else
     IFS=:
     set -- $$PATH
     unset IFS
-    for name in python3 python3.13 python3.12 python3.11 python3.10 python; do
+    for name in python3 python3.13 python3.12 python3.11 python3.10 python3.14 python; do
         for folder do
             if [ -f "$$folder/$$name" ] && [ -x "$$folder/$$name" ]; then try "$$folder/$$name"; fi
         done
     done
 fi
 {
-    echo "No suitable Python: 3.10, 3.11, 3.12 or 3.13 is needed. Found:$${tried:- none}"
+    echo "No suitable Python: 3.10 to 3.14 is needed. Found:$${tried:- none}"
     echo "Install one of these versions, or name one: make PYTHON=/path/to/python3.12"
 } >&2
 exit 1
@@ -123,8 +125,8 @@ fail() {
 }
 
 if "$(RUN)" -c '' 2> /dev/null; then
-    "$(RUN)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || fail \
-        "$(VENV) holds $$("$(RUN)" --version); Python 3.10 to 3.13 is needed. Remove it, or give VENV=another-folder."
+    "$(RUN)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || fail \
+        "$(VENV) holds $$("$(RUN)" --version); Python 3.10 to 3.14 is needed. Remove it, or give VENV=another-folder."
     echo "Using the virtual environment $(VENV) ($$("$(RUN)" --version))."
 elif [ -e "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then
     fail "$(VENV) exists and is not a virtual environment; move it away, or give VENV=another-folder."

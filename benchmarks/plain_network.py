@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from openmm_scoremd.artifact.contract import CONTRACT
+from openmm_scoremd.artifact.exported import ExportedModel
 from openmm_scoremd.artifact.metadata import ModelMetadata
 from openmm_scoremd.artifact.torchscript import (
     load_module,
@@ -28,7 +29,6 @@ from openmm_scoremd.artifact.torchscript import (
 )
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.embedding import NoiseLevel

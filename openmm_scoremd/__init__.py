@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from openmm_scoremd.data.coarse_graining import CoarseGrainingMap, coarse_grain_trajectory
     from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
     from openmm_scoremd.diffusion.schedule import VPSchedule
-    from openmm_scoremd.export.export import export_torchscript
+    from openmm_scoremd.export.export import export_model, export_torchscript
     from openmm_scoremd.forces.create import create_force
     from openmm_scoremd.model_file import ScoreModelFile
     from openmm_scoremd.models.import_jax import load_jax_network
@@ -37,6 +37,7 @@ __all__ = [
     "VPSchedule",
     "coarse_grain_trajectory",
     "create_force",
+    "export_model",
     "export_torchscript",
     "load_dataset",
     "load_jax_network",
@@ -54,6 +55,7 @@ _HOME = {
     "VPSchedule": "diffusion.schedule",
     "coarse_grain_trajectory": "data.coarse_graining",
     "create_force": "forces.create",
+    "export_model": "export.export",
     "export_torchscript": "export.export",
     "load_dataset": "data.dataset",
     "load_jax_network": "models.import_jax",

@@ -75,7 +75,7 @@ MODULES: Final[dict[str, tuple[str, ...]]] = {
     "models.compiler_forms": ("training.compiled.compiler_forms",),
     "models.explicit": ("models.graph_transformer.explicit",),
     "models.explicit_attention": ("models.graph_transformer.explicit_attention",),
-    "models.exported": ("export.exported",),
+    "models.exported": ("artifact.exported",),
     "models.factory": ("models.families", "models.config", "models.base"),
     "models.folded": ("models.graph_transformer.folded",),
     "native": ("forces.kernel",),

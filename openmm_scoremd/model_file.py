@@ -14,10 +14,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from openmm_scoremd.artifact.contract import ModelModule
 from openmm_scoremd.artifact.loaded import LoadedModel
 from openmm_scoremd.artifact.metadata import ModelMetadata, read_archive
 from openmm_scoremd.artifact.noise_levels import Adjustable, NoiseLevelEnergy
-from openmm_scoremd.artifact.torchscript import ScriptModule, checked_device
+from openmm_scoremd.artifact.torchscript import checked_device
 from openmm_scoremd.diffusion.loss import ScoreFunction
 from openmm_scoremd.diffusion.sampler import Progress
 from openmm_scoremd.errors import InvalidInputError
@@ -39,18 +40,19 @@ FloatArray: TypeAlias = NDArray[np.float64]
 class ScoreModelFile:
     """An exported model, verified: energies, forces, Systems and independent frames.
 
-    The file is checked in this order: checksums and metadata of the archive, the hash if one is
-    given, and only then its code is loaded and must reproduce the energies and forces stored in it.
+    The file is checked in this order: checksums and metadata, the hash if one is given, and only
+    then its network is loaded and must reproduce the energies and forces stored in it.
 
     .. warning::
-       A TorchScript archive is executable code. Load only files whose origin you trust, or give the
-       published hash: with another one, nothing of the file is executed. Nothing is ever
-       downloaded.
+       A ``.safetensors`` file is data, evaluated by the network families that are installed. A
+       ``.pt`` file is a TorchScript archive, which is executable code: load only files whose origin
+       you trust, or give the published hash; with another one, nothing of the file is executed.
+       Nothing is ever downloaded.
 
     Parameters
     ----------
     path : path-like
-        The exported ``.pt`` file.
+        The exported file, ``.safetensors`` (not one of weights) or ``.pt``.
     sha256 : str, optional
         Expected SHA-256 of the file.
     device : str
@@ -96,7 +98,7 @@ class ScoreModelFile:
         self.path, self.sha256 = loaded.archive.path, loaded.archive.sha256
         self.metadata: ModelMetadata = loaded.archive.metadata
         self._device = checked_device(device)
-        self._module: ScriptModule = loaded.module(self._device)
+        self._module: ModelModule = loaded.module(self._device)
 
     def __reduce__(self) -> tuple[object, tuple[LoadedModel, str]]:
         return _with_model, (self.loaded, str(self._device))

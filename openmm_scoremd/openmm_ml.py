@@ -41,7 +41,7 @@ class ScoreMDPotentialImplFactory(MLPotentialImplFactory):  # type: ignore[misc]
         name : str
             Name of the potential, "scoremd".
         modelPath : path-like
-            An exported ``.pt`` file.
+            An exported ``.safetensors`` or ``.pt`` file.
         sha256 : str, optional
             Expected SHA-256 of the file.
 

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -44,9 +44,17 @@ def write_tensors(
     header : mapping
         Plain JSON; the entry ``sha256`` is added.
     """
-    text = json.dumps({**header, DIGEST_ENTRY: _digest(header, tensors)}, sort_keys=True)
+    content = tensors_to_bytes(tensors, key=key, header=header)
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(dict(tensors), temporary, metadata={key: text})
+        temporary.write_bytes(content)
+
+
+def tensors_to_bytes(
+    tensors: Mapping[str, Tensor], *, key: str, header: Mapping[str, Any]
+) -> bytes:
+    """Return the file that :func:`write_tensors` writes."""
+    text = json.dumps({**header, DIGEST_ENTRY: _digest(header, tensors)}, sort_keys=True)
+    return safetensors.torch.save(dict(tensors), metadata={key: text})
 
 
 def read_tensors(
@@ -74,11 +82,19 @@ def read_tensors(
         If the file is missing, damaged or of another kind; the message does not name it.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(key)
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"it cannot be read ({error})") from error
+    return tensors_from_bytes(content, key=key)
+
+
+def tensors_from_bytes(content: bytes, *, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what :func:`read_tensors` returns for a file of this content."""
+    try:
+        tensors = safetensors.torch.load(content)
+        text = _texts(content).get(key)
+    # Of a type that this version does not know, a KeyError.
+    except (SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
         raise InvalidInputError(f"it cannot be read ({error})") from error
     if text is None:
         raise InvalidInputError(f"it has no header {key!r}; it is some other .safetensors file")
@@ -91,6 +107,13 @@ def read_tensors(
     if expected is not None and expected != _digest(header, tensors):
         raise InvalidInputError("its content has another hash than its header says: it is damaged")
     return header, tensors
+
+
+def _texts(content: bytes) -> dict[str, str]:
+    """Return the texts in the header of a file that safetensors has found to be one."""
+    size = int.from_bytes(content[:8], "little")
+    texts: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    return texts
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -12,15 +12,21 @@ compiles, and leaves out branches for what a module does not have.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from openmm_scoremd.artifact.torchscript import ScriptModule, script_module
 
+if TYPE_CHECKING:
+    from openmm_scoremd.artifact.exported import ExportedModel
+
 #: Name of the method of the contract.
 CONTRACT = "energies_and_forces"
+
+#: The module of a model file: TorchScript, or of a file without code Python.
+ModelModule: TypeAlias = "ScriptModule | ExportedModel"
 
 
 class OpenMMForces(nn.Module):
@@ -113,25 +119,45 @@ class _OfEveryReplica(nn.Module):
         return energies, forces.view(positions.shape)
 
 
-def with_contract(module: ScriptModule, n_beads: int) -> ScriptModule:
+def with_contract(module: ModelModule, n_beads: int) -> ModelModule:
     """Return a module of an exported model that offers ``energies_and_forces``.
 
     Parameters
     ----------
-    module : ScriptModule
+    module : ScriptModule or ExportedModel
         Module of a model file of any schema; not changed, and shared by the result.
     n_beads : int
         Beads of one replica.
     """
-    if hasattr(module, CONTRACT):
+    if not isinstance(module, ScriptModule) or hasattr(module, CONTRACT):
         return module
-    forces = openmm_forces(module, n_beads, ())
+    forces = scripted_forces(module, n_beads, ())
     return script_module(_OfEveryReplica(module, forces), methods=(CONTRACT,))
 
 
-def openmm_forces(module: ScriptModule, n_beads: int, particles: Sequence[int]) -> ScriptModule:
-    """Return what OpenMM is to call for a module of a model file of any schema.
+def openmm_forces(module: ModelModule, n_beads: int, particles: Sequence[int]) -> nn.Module:
+    """Return what OpenMM is to call for a module of a model file, in Python where that is.
 
     Parameters are those of :class:`OpenMMForces`.
     """
+    if isinstance(module, ScriptModule):
+        return scripted_forces(module, n_beads, particles)
+    return OpenMMForces(module, n_beads, particles).eval()
+
+
+def scripted_forces(module: ScriptModule, n_beads: int, particles: Sequence[int]) -> ScriptModule:
+    """Return the same in TorchScript, for a module of a model file of any schema."""
     return script_module(OpenMMForces(module, n_beads, particles))
+
+
+def scripted_model(module: ModelModule) -> ScriptModule:
+    """Return the module of a model file in TorchScript.
+
+    Raises
+    ------
+    InvalidInputError
+        If TorchScript cannot compile its network.
+    """
+    if isinstance(module, ScriptModule):
+        return module
+    return script_module(module, methods=("score", CONTRACT))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openmm_scoremd.artifact.contract import with_contract
+from openmm_scoremd.artifact.contract import ModelModule, scripted_model, with_contract
 from openmm_scoremd.artifact.metadata import (
     ModelArchive,
     archive_from_bytes,
@@ -53,7 +53,8 @@ class LoadedModel:
     def __init__(self, archive: ModelArchive, *, tested: bool = False) -> None:
         self.archive = archive
         self._tested = tested
-        self._modules: dict[str, tuple[ScriptModule, ScriptModule]] = {}
+        self._modules: dict[str, tuple[ModelModule, ModelModule]] = {}
+        self._scripted: ScriptModule | None = None
         # Forces find the model that made them here, also after OpenMM has copied them.
         if not tested:
             _IN_MEMORY.add(self)
@@ -61,7 +62,7 @@ class LoadedModel:
     def __reduce__(self) -> tuple[object, tuple[str, bytes]]:
         return _from_bytes, (str(self.archive.path), self.archive.content)
 
-    def module(self, device: str | torch.device) -> ScriptModule:
+    def module(self, device: str | torch.device) -> ModelModule:
         """Return the module of the file on a device, loaded and self-tested at the first call.
 
         It is shared and must not be changed.
@@ -74,6 +75,20 @@ class LoadedModel:
             If torch cannot load the file, or it does not reproduce its own energies and forces.
         """
         return self._on(device)[0]
+
+    def scripted(self) -> ScriptModule:
+        """Return the module on the CPU in TorchScript, which that of a file without code becomes.
+
+        Raises
+        ------
+        InvalidInputError
+            If TorchScript cannot compile its network.
+        ModelFileError
+            As :meth:`module`.
+        """
+        if self._scripted is None:
+            self._scripted = scripted_model(self.module("cpu"))
+        return self._scripted
 
     def evaluate(self, frames: FloatArray, device: str | torch.device) -> tuple[FloatArray, ...]:
         """Return energies (F,), kJ/mol, and forces (F, N, 3), kJ/mol/nm.
@@ -100,11 +115,11 @@ class LoadedModel:
         """
         return LoadedModel(self.archive, tested=True)
 
-    def _on(self, device: str | torch.device) -> tuple[ScriptModule, ScriptModule]:
+    def _on(self, device: str | torch.device) -> tuple[ModelModule, ModelModule]:
         """Return the module of the file, and the same with the contract."""
         target = checked_device(device)
         if str(target) not in self._modules:
-            module = load_archive(self.archive, device=target)
+            module = _loaded(self.archive, target)
             network = with_contract(module, self.archive.metadata.n_beads)
             if not self._tested:
                 _run_self_test(network, self.archive, target)
@@ -209,14 +224,23 @@ def check_self_test(
             )
 
 
-def _run_self_test(network: ScriptModule, archive: ModelArchive, device: torch.device) -> None:
+def _loaded(archive: ModelArchive, device: torch.device) -> ModelModule:
+    if not archive.code_free:
+        return load_archive(archive, device=device)
+    # Files of TorchScript need no networks.
+    from openmm_scoremd.artifact.code_free import load_code_free
+
+    return load_code_free(archive, device=device)
+
+
+def _run_self_test(network: ModelModule, archive: ModelArchive, device: torch.device) -> None:
     frames = torch.tensor(archive.metadata.self_test.positions, device=device)
     try:
         # First alone and then together: a replica must not depend on its neighbours.
         alone = network.energies_and_forces(frames[:1])
         energies, forces = network.energies_and_forces(frames)
-    # Errors of TorchScript code.
-    except RuntimeError as error:
+    # Errors of TorchScript code, and of networks in Python.
+    except (RuntimeError, ValueError, LookupError) as error:
         raise ModelFileError(f"{archive.path} fails on its self-test frames: {error}") from error
     together = _plain(energies), _plain(forces)
     check_self_test(archive, str(archive.path), *together)

@@ -1,8 +1,10 @@
 """What travels inside an exported model: :class:`ModelMetadata`, read before any torch code runs.
 
 An exported model is a TorchScript archive, that is a zip file, with the metadata as JSON in
-``<root>/extra/scoremd.json``. Everything here works on the bytes of the file; TorchScript itself
-belongs to :mod:`openmm_scoremd.artifact.torchscript`.
+``<root>/extra/scoremd.json``, or a safetensors file without code, with the metadata in its header.
+Everything here works on the bytes of the file; TorchScript itself belongs to
+:mod:`openmm_scoremd.artifact.torchscript`, files without code to
+:mod:`openmm_scoremd.artifact.code_free`.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from numpy.typing import NDArray
 
 from openmm_scoremd._files import json_checks as checks
 from openmm_scoremd.description import MAX_JSON_BYTES, ModelDescription
-from openmm_scoremd.errors import ModelFileError
+from openmm_scoremd.errors import InvalidInputError, ModelFileError
 
 #: Name of the metadata among the extra files of the archive.
 METADATA_ENTRY: Final = "scoremd.json"
+#: Name of the metadata in the header of a file without code.
+MODEL_KEY: Final = "openmm_scoremd_model"
 
 _ENTRY_PATTERN = re.compile(rf"[^/]+/extra/{re.escape(METADATA_ENTRY)}")
 
@@ -146,6 +150,8 @@ class ModelArchive:
         The record inside.
     metadata_json : str
         The same as text.
+    code_free : bool
+        Whether the file holds tensors alone, and no TorchScript.
     """
 
     path: Path
@@ -153,6 +159,7 @@ class ModelArchive:
     sha256: str
     metadata: ModelMetadata = dataclasses.field(repr=False)
     metadata_json: str = dataclasses.field(repr=False)
+    code_free: bool = False
 
 
 def read_archive(path: str | os.PathLike[str], *, sha256: str | None = None) -> ModelArchive:
@@ -161,7 +168,7 @@ def read_archive(path: str | os.PathLike[str], *, sha256: str | None = None) -> 
     Parameters
     ----------
     path : path-like
-        An exported ``.pt`` file.
+        An exported ``.pt`` or ``.safetensors`` file.
     sha256 : str, optional
         Expected SHA-256 of the file, hexadecimal.
 
@@ -201,12 +208,19 @@ def archive_from_bytes(content: bytes, file: Path) -> ModelArchive:
     ModelFileError
         As :func:`read_archive`.
     """
-    text = _metadata_text(content, file)
+    # A header of JSON after its length.
+    code_free = content[8:9] == b"{" and not content.startswith(b"PK")
+    entries = _header(content, file) if code_free else _metadata_text(content, file)
     try:
-        metadata = ModelMetadata.from_json(text)
+        if isinstance(entries, str):
+            metadata, text = ModelMetadata.from_json(entries), entries
+        else:
+            metadata = ModelMetadata.from_dict(entries)
+            text = metadata.to_json()
     except ModelFileError as error:
         raise ModelFileError(f"{file}: {error}") from error
-    return ModelArchive(file, content, hashlib.sha256(content).hexdigest(), metadata, text)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return ModelArchive(file, content, sha256, metadata, text, code_free)
 
 
 def check_sha256(archive: ModelArchive, sha256: str | None) -> None:
@@ -233,6 +247,18 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
         As :func:`read_archive`.
     """
     return read_archive(path).metadata
+
+
+def _header(content: bytes, file: Path) -> dict[str, Any]:
+    from openmm_scoremd._files.tensors import tensors_from_bytes  # not for TorchScript files
+
+    try:
+        return tensors_from_bytes(content, key=MODEL_KEY)[0]
+    except InvalidInputError as error:
+        raise ModelFileError(
+            f"{file} is no model file: {error}. Weights become one with: scoremd export WEIGHTS "
+            "MODEL.safetensors"
+        ) from error
 
 
 def _metadata_text(content: bytes, file: Path) -> str:

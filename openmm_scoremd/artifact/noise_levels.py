@@ -21,6 +21,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from openmm_scoremd.artifact.contract import ModelModule
 from openmm_scoremd.artifact.torchscript import ScriptModule
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import InvalidInputError
@@ -43,7 +44,7 @@ class NoiseLevelEnergy(nn.Module):
 
     Parameters
     ----------
-    model : ScriptModule
+    model : ScriptModule or ExportedModel
         A loaded model.
     schedule : VPSchedule
         Noise schedule.
@@ -63,7 +64,7 @@ class NoiseLevelEnergy(nn.Module):
 
     def __init__(
         self,
-        model: ScriptModule,
+        model: ModelModule,
         schedule: VPSchedule,
         t_min: float,
         particles: Sequence[int] = (),
@@ -221,7 +222,7 @@ def context_parameters(adjustable: Adjustable, t: float) -> dict[str, float]:
     return dict(list(values.items())[: get_args(Adjustable).index(adjustable)])
 
 
-def _networks_with_energy(model: ScriptModule) -> tuple[list[nn.Module], list[int]]:
+def _networks_with_energy(model: ModelModule) -> tuple[list[nn.Module], list[int]]:
     """Return networks, and for every expert which of them serves it, or -1."""
     networks: list[nn.Module] = []
     serving: list[int] = []

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -55,7 +56,8 @@ def script_module(module: nn.Module, *, methods: tuple[str, ...] = ()) -> Script
     for name in methods:
         torch.jit.export(getattr(type(module), name))
     try:
-        scripted: ScriptModule = torch.jit.script(module.eval())
+        with _deprecation_known():
+            scripted: ScriptModule = torch.jit.script(module.eval())
     # The compiler raises its own types besides RuntimeError and NotImplementedError.
     except Exception as error:
         raise InvalidInputError(
@@ -84,7 +86,8 @@ def save_module(module: ScriptModule, path: str | os.PathLike[str], metadata_jso
         If the file cannot be written; an older file of that name is then untouched.
     """
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer, _extra_files={METADATA_ENTRY: metadata_json})  # type: ignore[no-untyped-call]
+    with _deprecation_known():
+        torch.jit.save(module, buffer, _extra_files={METADATA_ENTRY: metadata_json})  # type: ignore[no-untyped-call]
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
@@ -122,9 +125,10 @@ def load_archive(archive: ModelArchive, *, device: str | torch.device) -> Script
     """Load the module of a file that was read already; as :func:`load_module`."""
     target = checked_device(device)
     try:
-        module: ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
-            io.BytesIO(archive.content), map_location=target
-        )
+        with _deprecation_known():
+            module: ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+                io.BytesIO(archive.content), map_location=target
+            )
         _check_contract(module, archive)
     except ModelFileError:
         raise
@@ -160,9 +164,15 @@ def checked_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def optimised(module: ScriptModule) -> ScriptModule:
-    """Return the module with weights and attributes folded in as constants, as TorchForce does."""
-    frozen: ScriptModule = torch.jit.freeze(module)
+def optimised(module: nn.Module) -> nn.Module:
+    """Return the module with weights and attributes folded in as constants, as TorchForce does.
+
+    What is no TorchScript is returned as it is.
+    """
+    if not isinstance(module, ScriptModule):
+        return module
+    with _deprecation_known():
+        frozen: ScriptModule = torch.jit.freeze(module)
     return frozen
 
 
@@ -174,6 +184,18 @@ def unoptimised() -> Iterator[None]:
     a result does not depend on earlier calls.
     """
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        yield
+
+
+@contextmanager
+def _deprecation_known() -> Iterator[None]:
+    """Let torch not say that TorchScript is deprecated: who gave the file knows, or cannot help it.
+
+    Files without code are the way out, as the documentation says.
+    """
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r".*(torch\.jit|TorchScript)", category=kind)
         yield
 
 

@@ -31,7 +31,7 @@ from openmm_scoremd.cli.reweight import reweight
 from openmm_scoremd.cli.sample import sample
 from openmm_scoremd.cli.signals import interrupts_remembered
 from openmm_scoremd.cli.simulate import plan, simulate
-from openmm_scoremd.cli.terminal import allow_any_text, flush_output, print_error
+from openmm_scoremd.cli.terminal import allow_any_text, flush_output, log_lines, print_error
 from openmm_scoremd.cli.train import import_weights, train, training_arguments, training_parser
 from openmm_scoremd.errors import (
     ConfigurationError,
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 if interrupted.
     """
     allow_any_text()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[log_lines()])
     warnings.formatwarning = lambda text, kind, *_place: f"{kind.__name__}: {text}\n"
     arguments = list(sys.argv[1:] if argv is None else argv)
     with interrupts_remembered() as interrupted:

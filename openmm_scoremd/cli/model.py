@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import json as json_format
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from openmm_scoremd.cli.options import ModelPath, load_model, require_suffix
+from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from openmm_scoremd.model_file import ScoreModelFile
 
+_TIME: Final = 1e-5
+_PRECISION: Final = "float32"
+
 
 def export(
-    weights: Annotated[str, "weights of a training run (.safetensors)"],
-    output: Annotated[str, "model file to write (.pt)"],
+    weights: Annotated[str, "weights of a training run, or a model file to convert (.safetensors)"],
+    output: Annotated[str, "model file to write: without code (.safetensors) or TorchScript (.pt)"],
     *,
-    time: Annotated[float, "diffusion time whose score is the force"] = 1e-5,
-    precision: Annotated[Literal["float32", "float64"], "precision of the weights"] = "float32",
+    time: Annotated[float, "diffusion time whose score is the force"] = _TIME,
+    precision: Annotated[Literal["float32", "float64"], "precision of the weights"] = _PRECISION,
     licence: Annotated[str, "licence of the weights, such as MIT"] = "",
     citation: Annotated[str, "what users of the weights are to cite"] = "",
 ) -> None:
-    """Write trained weights as a TorchScript file for OpenMM."""
-    from openmm_scoremd.export.export import export_torchscript
+    """Write trained weights as a model file, or a model file without code as TorchScript."""
+    from openmm_scoremd.export.export import derive_torchscript, export_model, is_code_free
 
-    require_suffix(output, ".pt")
-    export_torchscript(weights, output, t=time, dtype=precision, licence=licence, citation=citation)
+    if is_code_free(weights):
+        if (time, precision, licence, citation) != (_TIME, _PRECISION, "", ""):
+            raise InvalidInputError(
+                f"{weights} is a model file, which has its time, precision, licence and citation; "
+                "leave these options out, or export the weights it was made from"
+            )
+        require_suffix(output, ".pt")
+        derive_torchscript(weights, output)
+    else:
+        export_model(weights, output, t=time, dtype=precision, licence=licence, citation=citation)
     info(output)
 
 
@@ -50,6 +62,7 @@ def _rows(file: ScoreModelFile) -> dict[str, str]:
     )
     return {
         "title": data.title,
+        "form": "tensors, no code" if file.loaded.archive.code_free else "TorchScript",
         "beads": f"{data.n_beads} ({names})",
         "temperature": f"{data.temperature:g} K",
         "diffusion time": f"{data.t:g} for the force",

@@ -11,7 +11,7 @@ from openmm_scoremd.errors import InvalidInputError
 if TYPE_CHECKING:
     from openmm_scoremd.model_file import ScoreModelFile
 
-ModelPath = Annotated[str, "model file (.pt)"]
+ModelPath = Annotated[str, "model file (.safetensors or .pt)"]
 Seed = Annotated[int, "seed of all random numbers", 0, 2**63 - 1]
 Device = Annotated[Literal["cpu", "cuda"], "where independent frames are drawn"]
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import codecs
 import datetime
 import io
+import logging
 import os
+import re
 import sys
 from typing import Protocol
 
 _BOLD_RED, _PLAIN = "\033[1;31m", "\033[0m"
+
+#: What a message tells who calls from Python to give, such as backend='torchforce' or 'kernel'.
+_ARGUMENT = re.compile(r"\bbackend=('\w+'(?: or '\w+')*)")
 
 #: For terminals whose encoding lacks what our tables and messages use.
 _SPELLED_OUT = {
@@ -40,8 +45,26 @@ def is_terminal() -> bool:
 def print_error(message: str) -> None:
     """Print an error message in one line on standard error."""
     line = " ".join(part.strip() for part in message.split("\n")).strip()  # some readers' are long
+    line = as_options(line)
     coloured = is_terminal() and "NO_COLOR" not in os.environ
     say(f"{_BOLD_RED}error:{_PLAIN} {line}" if coloured else f"error: {line}")
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return as_options(super().format(record))
+
+
+def log_lines() -> logging.Handler:
+    """Return what writes the log to standard error, in the words of the command line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    return handler
+
+
+def as_options(text: str) -> str:
+    """Return a message with options where it has the arguments of Python that they become."""
+    return _ARGUMENT.sub(lambda found: f"--backend {found[1].replace(chr(39), '')}", text)
 
 
 def allow_any_text() -> None:

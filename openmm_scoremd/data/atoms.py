@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import mdtraj
 import numpy as np
-import parmed
 from mdtraj.core import element as mdtraj_elements
 from mdtraj.formats.pdb.pdbstructure import PdbStructure
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from openmm_scoremd.data._bonds import Frame, bond_pairs, complete_bonds
 from openmm_scoremd.data._chemistry import is_amino_acid
 from openmm_scoremd.data._elements import certain_elements, masses_of_elements
 from openmm_scoremd.data._periodic import usable_cell
-from openmm_scoremd.errors import DatasetError
+from openmm_scoremd.errors import DatasetError, MissingDependencyError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 FloatArray = NDArray[np.float64]
@@ -134,9 +133,13 @@ def load_topology(path: PathLike, *, trajectory: PathLike | None = None) -> Atom
     ------
     DatasetError
         If the file is missing or cannot be read.
+    MissingDependencyError
+        If its format needs ParmEd, and that cannot be imported.
     """
     if not Path(path).is_file():
         raise DatasetError(f"topology {path} does not exist")
+    if Path(path).suffix.lower() in PARMED_SUFFIXES:
+        _require_parmed(path)
     try:
         if Path(path).suffix.lower() in PARMED_SUFFIXES:
             return _from_parmed(path, trajectory)
@@ -154,7 +157,20 @@ def load_topology(path: PathLike, *, trajectory: PathLike | None = None) -> Atom
         ) from error
 
 
+def _require_parmed(path: PathLike) -> None:
+    try:
+        import parmed  # noqa: F401
+    # It may be there and fail, with a NumPy or Python that it does not know.
+    except Exception as error:
+        raise MissingDependencyError(
+            f"topology {path} is read with ParmEd, which cannot be imported ({error!r}); install "
+            "parmed, or give the topology as PDB, mmCIF or GRO, which need no ParmEd"
+        ) from error
+
+
 def _from_parmed(path: PathLike, trajectory: PathLike | None) -> AtomTopology:
+    import parmed
+
     structure = parmed.load_file(os.fspath(path))
     topology = mdtraj.Topology.from_openmm(structure.topology)
     frame = None

@@ -1,4 +1,4 @@
-"""From a trained network to one TorchScript file that runs alone."""
+"""From a trained network to a model file."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import copy
 import dataclasses
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from openmm_scoremd._files.run_record import package_versions, sha256_of_file
-from openmm_scoremd.artifact.contract import CONTRACT
-from openmm_scoremd.artifact.metadata import ModelMetadata, SelfTest
-from openmm_scoremd.artifact.torchscript import (
-    ScriptModule,
-    save_module,
-    script_module,
-    tensor_digest,
+from openmm_scoremd.artifact.code_free import (
+    code_free_bytes,
+    exported_model,
+    load_code_free,
+    save_code_free,
 )
+from openmm_scoremd.artifact.contract import ModelModule, scripted_model
+from openmm_scoremd.artifact.exported import ExportedModel
+from openmm_scoremd.artifact.loaded import LoadedModel, check_self_test
+from openmm_scoremd.artifact.metadata import (
+    MODEL_KEY,
+    ModelMetadata,
+    SelfTest,
+    archive_from_bytes,
+    read_archive,
+)
+from openmm_scoremd.artifact.torchscript import save_module, tensor_digest
 from openmm_scoremd.description import ModelDescription
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
-from openmm_scoremd.export.exported import ExplicitModel, ExportedModel
 from openmm_scoremd.models.base import EnergyModel, ScoreModel, require_energy_model
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
-from openmm_scoremd.models.weights import TrainedModel, WeightsDescription, load_weights
+from openmm_scoremd.models.weights import TrainedModel, architecture_of, load_weights
 
 #: Published score is taken here (arXiv 2506.17139, section 5).
 FORCE_TIME: Final = 1e-5
@@ -40,9 +50,10 @@ SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 Precision = Literal["float32", "float64"]
 Network = TypeVar("Network", bound=ScoreModel)
+Form = TypeVar("Form", bound=ModelModule)
 
 
-def export_torchscript(
+def export_model(
     model: TrainedModel | str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
@@ -51,20 +62,20 @@ def export_torchscript(
     licence: str = "",
     citation: str = "",
 ) -> Path:
-    """Write a trained network as a TorchScript file for OpenMM.
+    """Write a trained network as a model file: without code, or in TorchScript.
 
-    The file maps positions (R * N, 3) in nm to the potential energy in kJ/mol at diffusion time
-    ``t``, for any number R of replicas, and holds the score at all times for iid sampling, its
-    metadata and self-test frames. It is written only if it agrees with the network in float64:
-    energies and forces to 1e-10 of the largest when compiled in float64, and to 1e-5 in float32, if
-    that is what is written.
+    A file holds the potential energy at diffusion time ``t``, for any number of replicas, the score
+    at all times for iid sampling, metadata and self-test frames. It is written only if it agrees
+    with the network in float64: energies and forces to 1e-10 of the largest in float64, and to 1e-5
+    in float32, if that is what is written.
 
     Parameters
     ----------
     model : TrainedModel or path-like
         Trained network, or its ``.safetensors`` file.
     path : path-like
-        The ``.pt`` file.
+        ``.safetensors`` for a file without code, from which TorchForce gets its TorchScript where
+        it is used; ``.pt`` for a TorchScript file.
     t : float
         Diffusion time whose score is the force; the published value is 1e-5.
     dtype : {"float32", "float64"}
@@ -84,10 +95,116 @@ def export_torchscript(
     ConfigurationError
         If the network is not conservative; of a mixture, the expert that serves ``t``.
     InvalidInputError
-        If ``t`` lies outside the times the network was trained for, or ``dtype`` is unknown.
+        If ``t`` lies outside the times the network was trained for, ``dtype`` or the suffix is
+        unknown, or ``path`` is a ``.safetensors`` file of another kind, such as weights.
     ModelFileError
-        If the weights cannot be read, or the compiled model disagrees with the network.
+        If the weights cannot be read, or what would be written disagrees with the network.
     """
+    suffix = Path(path).suffix
+    if suffix == ".pt":
+        return export_torchscript(model, path, t=t, dtype=dtype, licence=licence, citation=citation)
+    if suffix != ".safetensors":
+        raise InvalidInputError(
+            f"the model file is to be {os.fspath(path)}; its name must end in .safetensors or .pt"
+        )
+    if Path(path).exists() and not is_code_free(path):
+        raise InvalidInputError(
+            f"{os.fspath(path)} exists and is no model file (weights end in .safetensors, too); "
+            "choose another name"
+        )
+    exported, metadata = _checked(
+        model, path, _in_python, t=t, dtype=dtype, licence=licence, citation=citation
+    )
+    # As it will be read: a network that is not of the family in its record shows now.
+    archive = archive_from_bytes(code_free_bytes(exported, metadata), Path(path).absolute())
+    read = load_code_free(archive, device="cpu")
+    _check_agreement(read, metadata.self_test, dtype=_precision(dtype), path=path)
+    save_code_free(archive, path)
+    return Path(path)
+
+
+def export_torchscript(
+    model: TrainedModel | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    t: float = FORCE_TIME,
+    dtype: Precision = "float32",
+    licence: str = "",
+    citation: str = "",
+) -> Path:
+    """Write a trained network as a TorchScript file for OpenMM.
+
+    Parameters, result and errors are those of :func:`export_model`, whatever the name of the file.
+    """
+    scripted, metadata = _checked(
+        model, path, scripted_model, t=t, dtype=dtype, licence=licence, citation=citation
+    )
+    save_module(scripted, path, metadata.to_json())
+    return Path(path)
+
+
+def derive_torchscript(
+    model: str | os.PathLike[str], path: str | os.PathLike[str], *, sha256: str | None = None
+) -> Path:
+    """Write the TorchScript file of a model file without code: the same record and tensors.
+
+    Parameters
+    ----------
+    model : path-like
+        A ``.safetensors`` model file.
+    path : path-like
+        The ``.pt`` file.
+    sha256 : str, optional
+        Expected SHA-256 of the model file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ModelFileError
+        If the model file is damaged, or its TorchScript computes something else.
+    InvalidInputError
+        If TorchScript cannot compile its network.
+    """
+    loaded = LoadedModel(read_archive(model, sha256=sha256))
+    scripted, archive = loaded.scripted(), loaded.archive
+    found = scripted.energies_and_forces(torch.tensor(archive.metadata.self_test.positions))
+    energies, forces = (values.detach().numpy() for values in found)
+    check_self_test(archive, f"TorchScript of {archive.path}", energies, forces)
+    save_module(scripted, path, archive.metadata_json)
+    return Path(path)
+
+
+def is_code_free(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a model file without code, and not weights or anything else.
+
+    Whether it is whole is not looked at.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return MODEL_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def _in_python(exported: ExportedModel) -> ExportedModel:
+    return exported
+
+
+def _checked(
+    model: TrainedModel | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    form: Callable[[ExportedModel], Form],
+    *,
+    t: float,
+    dtype: Precision,
+    licence: str,
+    citation: str,
+) -> tuple[Form, ModelMetadata]:
+    """Return what is to be written, in a form that was found to agree with the network."""
     trained = model if isinstance(model, TrainedModel) else load_weights(model)
     weights_sha256 = "" if isinstance(model, TrainedModel) else sha256_of_file(model)
     _check_time(t, trained)
@@ -95,11 +212,10 @@ def export_torchscript(
     _check_invariance(trained)
     precision = _precision(dtype)
     self_test = _reference_values(network, trained, t=t, tolerance=SELF_TEST_TOLERANCE[precision])
-    exported = _build(network, trained, t=t, dtype=torch.float64)
-    _check_agreement(_compiled(exported), self_test, dtype=torch.float64, path=path)
-    if precision != torch.float64:
-        exported = _build(network, trained, t=t, dtype=precision)
-    exported.metadata = _metadata(
+    exact = exported_model(trained.model, trained.description, t=t, dtype=torch.float64)
+    _check_agreement(form(exact), self_test, dtype=torch.float64, path=path)
+    exported = exported_model(trained.model, trained.description, t=t, dtype=precision)
+    metadata = _metadata(
         trained,
         t=t,
         dtype=dtype,
@@ -108,11 +224,11 @@ def export_torchscript(
         self_test=self_test,
         licence=licence,
         citation=citation,
-    ).to_json()
-    scripted = _compiled(exported)
-    _check_agreement(scripted, self_test, dtype=precision, path=path)
-    save_module(scripted, path, exported.metadata)
-    return Path(path)
+    )
+    exported.metadata = metadata.to_json()
+    module = form(exported)
+    _check_agreement(module, self_test, dtype=precision, path=path)
+    return module, metadata
 
 
 def _precision(dtype: str) -> torch.dtype:
@@ -143,33 +259,6 @@ def _check_invariance(trained: TrainedModel) -> None:
         )
 
 
-def _build(
-    network: EnergyModel, trained: TrainedModel, *, t: float, dtype: torch.dtype
-) -> ExportedModel:
-    # Folding multiplies weights together: in double precision, rounded once at the end.
-    force_energy = _copy(network, torch.float64).at_time(t).to(dtype)
-    kind = ExplicitModel if hasattr(force_energy, "energy_and_gradient") else ExportedModel
-    description = trained.description
-    model = trained.model
-    mixture = model if isinstance(model, TimePartitionedMixture) else None
-    exported = kind(
-        [_copy(expert, dtype) for expert in (mixture.networks if mixture else [model])],
-        list(mixture.boundaries) if mixture else [],
-        force_energy,
-        centred=network.translation_invariant,
-        n_beads=description.topology.n_beads,
-        scale=description.scale,
-        thermal_energy=description.thermal_energy,
-    )
-    for parameter in exported.parameters():
-        parameter.requires_grad_(False)
-    return exported
-
-
-def _compiled(exported: ExportedModel) -> ScriptModule:
-    return script_module(exported, methods=("score", CONTRACT))
-
-
 def _copy(network: Network, dtype: torch.dtype) -> Network:
     return copy.deepcopy(network).to(device="cpu", dtype=dtype)
 
@@ -193,14 +282,14 @@ def _reference_values(
 
 
 def _check_agreement(
-    scripted: ScriptModule,
+    module: ModelModule,
     self_test: SelfTest,
     *,
     dtype: torch.dtype,
     path: str | os.PathLike[str],
 ) -> None:
     tolerance = EXPORT_TOLERANCE[dtype]
-    found = scripted.energies_and_forces(torch.tensor(self_test.positions))
+    found = module.energies_and_forces(torch.tensor(self_test.positions))
     energies, forces = (values.numpy() for values in found)
     largest = np.maximum(np.abs(self_test.forces).max(axis=(1, 2)), 1.0)
     # Not Python's max, which passes over NaN.
@@ -236,7 +325,7 @@ def _metadata(
         **{name: getattr(description, name) for name in names},
         t=t,
         dtype=dtype,
-        architecture=_architecture(description),
+        architecture=architecture_of(description),
         weights_sha256=weights_sha256,
         tensor_digest=tensor_digest,
         versions=package_versions(),
@@ -245,10 +334,3 @@ def _metadata(
         created=now.isoformat(timespec="seconds"),
         self_test=self_test,
     )
-
-
-def _architecture(description: WeightsDescription) -> dict[str, Any]:
-    architecture = dataclasses.asdict(description.network)
-    if description.experts:
-        architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]
-    return architecture

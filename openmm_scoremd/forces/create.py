@@ -46,6 +46,9 @@ AUTOMATIC: Final[tuple[Backend, ...]] = ("torchforce", "pythonforce")
 #: Name of the forces; the XML formats of all classes drop it.
 FORCE_NAME: Final = "ScoreModelForce"
 
+#: What the log of this process has said already.
+_SAID: set[str] = set()
+
 _PROBLEMS = (InvalidInputError, MissingDependencyError, ModelFileError)
 
 
@@ -148,7 +151,7 @@ def choose_backend(backend: Backend, model: LoadedModel, request: ForceRequest) 
         except _PROBLEMS as error:
             if not chosen.gives_way:
                 raise
-            logger.warning("backend 'auto' is used instead of '%s': %s", backend, error)
+            _give_way(f"backend 'auto' is used instead of '{backend}'", error)
         else:
             return chosen
     *preferred, last = (BACKENDS[name] for name in AUTOMATIC)
@@ -156,11 +159,19 @@ def choose_backend(backend: Backend, model: LoadedModel, request: ForceRequest) 
         try:
             chosen.require(model, request)
         except _PROBLEMS as error:
-            logger.warning("%s is used instead of %s: %s", last.title, chosen.title, error)
+            _give_way(f"{last.title} is used instead of {chosen.title}", error)
         else:
             return chosen
     last.require(model, request)
     return last
+
+
+def _give_way(what: str, reason: Exception) -> None:
+    """Say in the log that another backend is used; of something not installed only once."""
+    line = f"{what}: {reason}"
+    known = isinstance(reason, MissingDependencyError) and line in _SAID
+    _SAID.add(line)
+    logger.log(logging.DEBUG if known else logging.WARNING, "%s", line)
 
 
 def available_backends(model: AnyModel) -> list[Backend]:

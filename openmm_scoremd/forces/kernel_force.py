@@ -4,7 +4,7 @@ It is compiled for this machine at first use (:mod:`openmm_scoremd.forces.kernel
 weights of the model file. Needs a C++ compiler and a graph transformer or an invariant network in
 float32 or float64, and refuses a diffusion time that can change, and GPUs. Where it cannot be had,
 "auto" is used and the log says why; a process that reads a System from XML and has no compiler uses
-TorchScript.
+torch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import openmm
 import torch
 
+from openmm_scoremd.artifact.contract import ModelModule
 from openmm_scoremd.artifact.loaded import LoadedModel, check_self_test
-from openmm_scoremd.artifact.torchscript import ScriptModule
 from openmm_scoremd.errors import InvalidInputError, MissingDependencyError, ModelFileError
 from openmm_scoremd.forces.backend import ForceBackend, ForceRequest
 from openmm_scoremd.forces.kernel.invariant import InvariantKernel
@@ -56,7 +56,7 @@ class KernelBackend(ForceBackend):
 
 
 class KernelComputation(ModelComputation):
-    """The function with the C++ kernel, or with TorchScript where this process cannot use it.
+    """The function with the C++ kernel, or with torch where this process cannot use it.
 
     Parameters are those of :class:`~openmm_scoremd.forces.python_force.ModelComputation`; the
     device is that of the second case.
@@ -67,7 +67,7 @@ class KernelComputation(ModelComputation):
         try:
             network = kernel_network(model)
         except (InvalidInputError, MissingDependencyError, ModelFileError) as error:
-            logger.warning("TorchScript is used instead of the C++ kernel: %s", error)
+            logger.warning("torch is used instead of the C++ kernel: %s", error)
             return super().load(model)
         beads = np.array(self._settings[2], dtype=np.intp)
 
@@ -123,5 +123,5 @@ def _tested_network(model: LoadedModel) -> KernelNetwork:
     return network
 
 
-def _unit(module: ScriptModule) -> Unit:
+def _unit(module: ModelModule) -> Unit:
     return Unit(inverse_scale=module.inverse_scale, energy=module.thermal_energy)

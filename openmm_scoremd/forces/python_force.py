@@ -44,7 +44,7 @@ _GRAPH_TOLERANCE = 1e-4
 
 
 class PythonForceBackend(ForceBackend):
-    """Makes PythonForces that evaluate TorchScript."""
+    """Makes PythonForces that evaluate the module of the file with torch."""
 
     name = "pythonforce"
     title = "PythonForce"

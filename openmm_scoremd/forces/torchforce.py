@@ -22,7 +22,7 @@ import numpy as np
 import openmm
 import torch
 
-from openmm_scoremd.artifact.contract import openmm_forces
+from openmm_scoremd.artifact.contract import scripted_forces
 from openmm_scoremd.artifact.loaded import LoadedModel, check_self_test
 from openmm_scoremd.artifact.metadata import ModelArchive
 from openmm_scoremd.artifact.noise_levels import NoiseLevelEnergy, ScaledForces, context_parameters
@@ -67,7 +67,7 @@ class TorchForceBackend(ForceBackend):
             levels = NoiseLevelEnergy(module, record.schedule, record.t_min, request.particles)
             module = script_module(levels)
         else:
-            module = openmm_forces(module, record.n_beads, request.particles)
+            module = scripted_forces(module, record.n_beads, request.particles)
         if adjustable == "scale":
             module = script_module(ScaledForces(module))
         force = load_torchforce_plugin().TorchForce(module)
@@ -98,8 +98,8 @@ def load_torchforce_plugin() -> Any:
     # Missing libraries show as ImportError or OSError, depending on who loads them.
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"openmmtorch cannot be imported ({error}); install openmmtorch==1.5 with torch 2.9 "
-            "and OpenMM 8.5, or use backend='pythonforce'"
+            f"openmmtorch cannot be imported ({error}); install openmm-scoremd[torchforce], which "
+            "needs torch 2.9 and OpenMM 8.5, or choose backend='pythonforce'"
         ) from error
     _load_kernels()
     return openmmtorch
@@ -107,7 +107,7 @@ def load_torchforce_plugin() -> Any:
 
 def _own_module(model: LoadedModel) -> ScriptModule:
     """Return the module on the CPU for OpenMM, whose CUDA platform moves its tensors away."""
-    module = model.module("cpu")
+    module = model.scripted()
     return copy.deepcopy(module) if torch.cuda.is_available() else module
 
 
@@ -124,7 +124,7 @@ def _compare(model: LoadedModel) -> None:
     system = openmm.System()
     for _ in range(frames[..., 0].size):
         system.addParticle(1.0)
-    module = openmm_forces(_own_module(model), archive.metadata.n_beads, ())
+    module = scripted_forces(_own_module(model), archive.metadata.n_beads, ())
     force = load_torchforce_plugin().TorchForce(module)
     force.setOutputsForces(True)
     system.addForce(force)

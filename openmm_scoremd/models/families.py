@@ -37,7 +37,7 @@ where there is no energy::
             bonds = x[:, 1:] - x[:, :-1]
             return 0.5 * stiffness * (bonds * bonds).sum(dim=(1, 2))
 
-Model files are compiled by TorchScript, so ``energy`` has types as annotations and its file no
+Model files may be TorchScript, so ``energy`` has types as annotations and its file no
 ``from __future__ import annotations``. All the rest follows: score, exact time derivative, section
 ``network`` of a training configuration, weights file, model file, sampling, forces. Optional are
 

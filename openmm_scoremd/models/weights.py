@@ -156,7 +156,7 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
         raise ModelFileError(f"{os.fspath(path)} is not a weights file: {error}") from error
     try:
         description = WeightsDescription.from_dict(header)
-        model = _build(description)
+        model = network_of_record(description, architecture_of(description))
         dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
         model.to(dtype).load_state_dict(tensors)
     # Sizes and types of a damaged header fail in the constructors of the layers.
@@ -165,18 +165,48 @@ def load_weights(path: str | os.PathLike[str]) -> TrainedModel:
     return TrainedModel(model.eval(), description)
 
 
-def _build(description: WeightsDescription) -> ScoreModel:
-    if not description.experts:
-        return _build_network(description, description.network)
+def architecture_of(description: WeightsDescription) -> dict[str, Any]:
+    """Return the networks of a description as model files record them, in plain JSON.
+
+    The entries are those of the network's configuration; of a mixture, of the one that serves the
+    earliest times, and ``experts``.
+    """
+    architecture = dataclasses.asdict(description.network)
+    if description.experts:
+        architecture["experts"] = [dataclasses.asdict(expert) for expert in description.experts]
+    return architecture
+
+
+def network_of_record(description: ModelDescription, architecture: Mapping[str, Any]) -> ScoreModel:
+    """Return a network with fresh parameters.
+
+    Parameters
+    ----------
+    description : ModelDescription
+        The beads and the schedule that it is for.
+    architecture : mapping
+        What :func:`architecture_of` returns.
+
+    Raises
+    ------
+    ModelFileError
+        If an entry is missing or unknown, or a network is.
+    ConfigurationError
+        If the networks cannot treat such samples.
+    """
+    entries = dict(architecture)
+    experts = _experts(entries.pop("experts", ()), "architecture.experts")
+    if not experts:
+        return _build_network(description, _network(entries, "architecture"))
     return TimePartitionedMixture(
         [
             Expert(_build_network(description, expert.network), expert.t_min, expert.t_max)
-            for expert in description.experts
+            for expert in experts
         ]
     )
 
 
-def _build_network(description: WeightsDescription, network: NetworkConfig) -> ScoreModel:
+def _build_network(description: ModelDescription, network: NetworkConfig) -> ScoreModel:
     return build_model(
         network,
         n_beads=description.n_beads,

@@ -167,8 +167,8 @@ def test_forces_of_a_torchforce_are_compared_through_a_context(make_toy, monkeyp
 
         return torch.jit.script(Transposed())
 
-    torchforce_forces = torchforce.openmm_forces
-    monkeypatch.setattr(torchforce, "openmm_forces", transposed)
+    torchforce_forces = torchforce.scripted_forces
+    monkeypatch.setattr(torchforce, "scripted_forces", transposed)
     with pytest.raises(ModelFileError, match=r"a TorchForce of .* its own forces"):
         create_force(toy.path, backend="torchforce")
     with caplog.at_level(logging.WARNING):

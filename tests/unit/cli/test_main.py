@@ -328,7 +328,11 @@ REFUSED = {
     "wrong weights": (["export", "tiny.yaml", "x.pt"], "tiny.yaml is not a weights file"),
     "export over weights": (
         ["export", "run/weights.safetensors", "run/weights.safetensors"],
-        "its name must end in .pt",
+        "run/weights.safetensors exists and is no model file",
+    ),
+    "export to ONNX": (
+        ["export", "run/weights.safetensors", "x.onnx"],
+        "its name must end in .safetensors or .pt",
     ),
     "export at time 2": (
         ["export", "run/weights.safetensors", "x.pt", "--time", "2"],

@@ -1,12 +1,19 @@
 """Text for any terminal."""
 
 import io
+import logging
 import sys
 
 import pytest
 
 from openmm_scoremd.cli.main import main
-from openmm_scoremd.cli.terminal import allow_any_text, flush_output
+from openmm_scoremd.cli.terminal import (
+    allow_any_text,
+    as_options,
+    flush_output,
+    log_lines,
+    print_error,
+)
 
 
 @pytest.fixture
@@ -62,3 +69,22 @@ def test_errors_are_red_in_a_terminal_that_wants_it(monkeypatch, capsys):
             monkeypatch.setenv("NO_COLOR", "1")
         assert main(["nonsense"]) == 2
         assert ("\x1b[1;31merror:\x1b[0m unknown" in capsys.readouterr().err) == wants
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("choose backend='pythonforce'", "choose --backend pythonforce"),
+        (
+            "or use backend='torchforce' or 'pythonforce'.",
+            "or use --backend torchforce or pythonforce.",
+        ),
+        ("backend 'auto' is used; backend=None", "backend 'auto' is used; backend=None"),
+    ],
+)
+def test_messages_name_options_and_not_arguments(said, shown, capsys):
+    assert as_options(said) == shown
+    print_error(said)
+    assert capsys.readouterr().err == f"error: {shown}\n"
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "why: %s", (said,), None)
+    assert log_lines().format(record) == f"WARNING: why: {shown}"

@@ -8,11 +8,11 @@ import openmm
 import pytest
 import torch
 
+from openmm_scoremd.artifact.exported import ExportedModel
 from openmm_scoremd.artifact.loaded import loaded_model
 from openmm_scoremd.artifact.metadata import read_archive
 from openmm_scoremd.errors import MissingDependencyError, ModelFileError
 from openmm_scoremd.export.export import export_torchscript
-from openmm_scoremd.export.exported import ExportedModel
 from openmm_scoremd.forces.create import available_backends, create_force
 from openmm_scoremd.forces.kernel.build import load_library
 from openmm_scoremd.forces.kernel_force import KernelComputation, kernel_network
@@ -205,7 +205,7 @@ def test_a_process_without_a_compiler_evaluates_forces_made_elsewhere(make_model
     made = KernelComputation(str(path), read_archive(path).sha256, (), "cpu")
     again = pickle.loads(pickle.dumps(made))  # noqa: S301
     _, forces = evaluate(openmm.PythonForce(again), positions)
-    assert "TorchScript is used instead of the C++ kernel" in caplog.text
+    assert "torch is used instead of the C++ kernel" in caplog.text
     expected = expected_values(trained, positions)[1]
     np.testing.assert_allclose(forces, expected, rtol=1e-9, atol=1e-9)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from openmm_scoremd.export.exported import ExportedModel
+from openmm_scoremd.artifact.exported import ExportedModel
 from openmm_scoremd.models.base import FixedTimeEnergy
 
 KT, SCALE = 2.5, 0.2
