@@ -58,7 +58,8 @@ def test_init_refuses(scoremd, points, timed, options, message):
     assert (points / "old.yaml").read_text() == "mine"
 
 
-def test_training_without_a_configuration_uses_the_same(scoremd, points, timed):
+@pytest.mark.usefixtures("points")
+def test_training_without_a_configuration_uses_the_same(scoremd, timed):
     scoremd("init", "points.npz", "--minutes", 1, "--output", "mine.yaml")
     done = scoremd("train", "points.npz", "--output", "run", "--minutes", 1, *EAGER)
     assert done.code == 0, done.err
@@ -79,7 +80,8 @@ def test_training_without_a_configuration_uses_the_same(scoremd, points, timed):
     assert len(timed) == 2
 
 
-def test_a_run_goes_on_with_its_own_configuration(scoremd, points, timed):
+@pytest.mark.usefixtures("points")
+def test_a_run_goes_on_with_its_own_configuration(scoremd, timed):
     assert scoremd("train", "points.npz", "--output", "run", "--steps", 3, *EAGER).code == 0
     done = scoremd("train", "--output", "run", "--resume", "--steps", 8)
     assert done.code == 0, done.err
