@@ -177,7 +177,8 @@ def text_of(record: dict[str, Any]) -> str:
     alarms = sum(entry["verdicts"].get("NOT consistent", 0) for entry in record["same"])
     return (
         f"By `benchmarks/false_alarms.py`: correlated frames of known statistics, two wells with "
-        f"{RIGHT:.0%} of the time in one of them, at `--alpha {ALPHA:g}`. Of one distribution ({alarms} false alarms in {draws} draws, "
+        f"{RIGHT:.0%} of the time in one of them, at `--alpha {ALPHA:g}`."
+        f"{record.get('note', '')} Of one distribution ({alarms} false alarms in {draws} draws, "
         f"{alarms / draws:.1%}):\n\n{same}\n\n"
         f"With {WRONG:.0%} in that well in the second set, 1.5 times too many:\n\n{different}"
     )
