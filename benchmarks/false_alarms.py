@@ -167,7 +167,7 @@ def measure(case: Case, draws: int) -> dict[str, Any]:
 
 def text_of(record: dict[str, Any]) -> str:
     """Return the section of the page."""
-    head = ("sets", "effective frames", "consistent", "cannot tell", "not consistent",
+    head = ("sets", "effective frames", "draws", "consistent", "cannot tell", "not consistent",
             "visible from")  # fmt: skip
     same, different = (
         markdown_table(head, [_row(entry) for entry in record[key]])
@@ -177,8 +177,8 @@ def text_of(record: dict[str, Any]) -> str:
     alarms = sum(entry["verdicts"].get("NOT consistent", 0) for entry in record["same"])
     return (
         f"By `benchmarks/false_alarms.py`: correlated frames of known statistics, two wells with "
-        f"{RIGHT:.0%} of the time in one of them, {record['same'][0]['draws']} draws of each line "
-        f"at `--alpha {ALPHA:g}`. Of one distribution ({alarms} false alarms in {draws} draws, "
+        f"{RIGHT:.0%} of the time in one of them, at `--alpha {ALPHA:g}`."
+        f"{record.get('note', '')} Of one distribution ({alarms} false alarms in {draws} draws, "
         f"{alarms / draws:.1%}):\n\n{same}\n\n"
         f"With {WRONG:.0%} in that well in the second set, 1.5 times too many:\n\n{different}"
     )
@@ -191,7 +191,8 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         for word in ("consistent", "cannot tell", "NOT consistent")
     )
     first, second = (f"{n:,.0f}" for n in entry["effective_frames"])
-    return entry["case"], f"{first}, {second}", *parts, f"{entry['visible_from']:.0%}"
+    size = f"{first}, {second}"
+    return entry["case"], size, str(draws), *parts, f"{entry['visible_from']:.0%}"
 
 
 def main() -> None:
@@ -206,7 +207,7 @@ def main() -> None:
             for case in cases:
                 record[key].append(measure(case, SMOKE_DRAWS if options.smoke else draws))
                 print(" | ".join(_row(record[key][-1])), flush=True)
-        write_json(options.output, record)
+                write_json(options.output, record)
         return
     record = json.loads(options.output.read_text(encoding="utf-8"))
     document = PAGE.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,6 +44,8 @@ class BasinPlane:
         Per set, the basin of every frame.
     in_units : mapping of str to BasinFrames
         The same by the independent units of the set.
+    marks : tuple of str
+        What the frames of each basin have in common, where the axes say little; otherwise empty.
     """
 
     title: str
@@ -51,6 +54,7 @@ class BasinPlane:
     values: Mapping[str, FloatArray]
     states: Mapping[str, NDArray[np.int64]]
     in_units: Mapping[str, BasinFrames]
+    marks: tuple[str, ...] = ()
 
     @property
     def populations(self) -> dict[str, tuple[Estimate, ...]]:
@@ -59,7 +63,9 @@ class BasinPlane:
 
     @property
     def basin_names(self) -> list[str]:
-        """A letter for each basin, and where its density is highest."""
+        """A letter for each basin, and what marks it or where its density is highest."""
+        if self.marks:
+            return [f"{chr(ord('A') + k % 26)} ({mark})" for k, mark in enumerate(self.marks)]
         unit, digits = ("°", 0) if self.basins.periodic else ("", 2)
         return [
             f"{chr(ord('A') + k % 26)} ({x:.{digits}f}{unit}, {y:.{digits}f}{unit})".replace(
@@ -113,15 +119,16 @@ def basin_planes(
         Empty where there are no two coordinates.
     """
     planes = []
-    for title, axes, period, project in _projections(sets[baseline], groups):
+    for title, axes, period, project, measured in _projections(sets[baseline], groups):
         values = {name: project(one.positions) for name, one in sets.items()}
         reference = values[baseline].reshape(-1, 2)
         if period is None and not (np.ptp(reference, axis=0) > 0).all():
             continue
         basins = find_basins(reference, limits=None if period is None else (period, period))
         plane = BasinPlane(
-            title, axes, basins, values, {n: basins.assign(v) for n, v in values.items()}, {}
-        )
+            title, axes, basins, values, {n: basins.assign(v) for n, v in values.items()}, {},
+            _marks(measured, sets[baseline].positions, basins.assign(reference), basins.n_basins),
+        )  # fmt: skip
         names = tuple(f"basin {name} of {title}" for name in plane.basin_names)
         frames = {
             name: BasinFrames(title, names, one.in_units(plane.states[name]))
@@ -151,6 +158,7 @@ class _Projection(NamedTuple):
     axes: tuple[str, str]
     period: tuple[float, float] | None
     project: _Project
+    measured: Mapping[str, _Project]  # (frames,) values that mark the basins, by name
 
 
 def _projections(baseline: SampleSet, groups: list[ObservableGroup]) -> list[_Projection]:
@@ -158,10 +166,8 @@ def _projections(baseline: SampleSet, groups: list[ObservableGroup]) -> list[_Pr
     for key in ("backbone", "coordinates"):
         if key in by_key:
             return _pairs_of(by_key[key])
-    project = _principal_components(baseline.positions, by_key["distances"])
-    if project is None:
-        return []
-    return [_Projection("Distances", ("first component", "second component"), None, project)]
+    found = _principal_components(baseline.positions, by_key["distances"])
+    return [] if found is None else [found]
 
 
 def _pairs_of(group: ObservableGroup) -> list[_Projection]:
@@ -172,21 +178,24 @@ def _pairs_of(group: ObservableGroup) -> list[_Projection]:
             return group.values(positions)[..., first : first + 2]
 
         x, y = (f"{label} ({group.unit})" for label in group.labels[k : k + 2])
-        pairs.append(_Projection(plane_title(group, k), (x, y), group.period, project))
+        pairs.append(_Projection(plane_title(group, k), (x, y), group.period, project, {}))
     return pairs
 
 
 def _principal_components(
     positions: NDArray[np.floating], group: ObservableGroup
-) -> _Project | None:
-    """Return a projection on the two components of the distances that vary most."""
+) -> _Projection | None:
+    """Return a projection on the two components of the distances that vary most.
+
+    An axis is named by the distance that it follows best, and by its correlation with that.
+    """
     values = group.values(positions).reshape(-1, len(group.labels))
     mean, spread = values.mean(axis=0), values.std(axis=0)
     used = spread > 1e-9
     if used.sum() < 2:
         return None
     scaled = (values[:, used] - mean[used]) / spread[used]
-    _, _, rows = np.linalg.svd(np.cov(scaled.T))
+    _, variances, rows = np.linalg.svd(np.cov(scaled.T))
     # The sign of a component is arbitrary; this makes it the same on every machine.
     signs = np.sign(rows[:2, :].sum(axis=1))
     vectors = (rows[:2] * np.where(signs == 0, 1.0, signs)[:, None]).T
@@ -194,4 +203,32 @@ def _principal_components(
     def project(frames: NDArray[np.floating]) -> FloatArray:
         return np.asarray(((group.values(frames)[..., used] - mean[used]) / spread[used]) @ vectors)
 
-    return project
+    names = [label for label, one in zip(group.labels, used, strict=True) if one]
+    correlations = vectors * np.sqrt(variances[:2])  # of scaled distances and components
+    best = np.abs(correlations).argmax(axis=0).tolist()
+    x, y = (
+        f"component {k + 1} (r = {correlations[row, k]:.2f} with {names[row]})".replace("-", "−")
+        for k, row in enumerate(best)
+    )
+    columns = {names[row]: int(np.flatnonzero(used)[row]) for row in best}
+
+    def column(frames: NDArray[np.floating], which: int) -> FloatArray:
+        return group.values(frames)[..., which]
+
+    measured = {name: partial(column, which=which) for name, which in columns.items()}
+    return _Projection("principal components of the distances", (x, y), None, project, measured)
+
+
+def _marks(
+    measured: Mapping[str, _Project],
+    positions: NDArray[np.floating],
+    states: NDArray[np.int64],
+    n_basins: int,
+) -> tuple[str, ...]:
+    """Return the mean distances of every basin as text, such as ``"CA1 … CA5 0.62 nm"``."""
+    columns = {name: values(positions).ravel() for name, values in measured.items()}
+    return tuple(
+        ", ".join(f"{name} {values[states == k].mean():.2f} nm" for name, values in columns.items())
+        for k in range(n_basins)
+        if columns
+    )

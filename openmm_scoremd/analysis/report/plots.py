@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ from openmm_scoremd.errors import InvalidInputError
 _SMALL, _NORMAL = 8.0, 9.5  # font sizes, points
 _FORMATS = (".png", ".pdf", ".svg")
 _PANEL, _CELLS = 2.3, 80  # width of a panel, inches; cells of a distribution, to be seen
+_LABEL = 32  # letters along an axis of a panel
 _FREE_ENERGY = "free energy (kT)"
 
 
@@ -227,9 +229,9 @@ def figure_of(
     columns = columns_of(len(grid))
     for i, axes in enumerate(grid):
         if i % columns == 0:
-            axes.set_ylabel(plain_text(y_label), fontsize=_NORMAL)
+            axes.set_ylabel(_axis_text(y_label), fontsize=_NORMAL)
         if i + columns >= len(grid):
-            axes.set_xlabel(plain_text(x_label), fontsize=_NORMAL)
+            axes.set_xlabel(_axis_text(x_label), fontsize=_NORMAL)
             axes.tick_params(labelbottom=True)  # Hidden where the panel below was a spare one.
     if isinstance(drawn, QuadMesh) and drawn.get_label() == _FREE_ENERGY:
         bar = figure.colorbar(drawn, ax=grid, aspect=25, pad=0.02)
@@ -336,6 +338,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=200, bbox_inches="tight", pad_inches=0.05)
     return target
+
+
+def _axis_text(label: str) -> str:
+    """Return a label that is no longer than a panel."""
+    return plain_text(textwrap.fill(label, _LABEL))
 
 
 def _steps(axes: Axes, values: FloatArray, edges: FloatArray, style: Style) -> StepPatch:

@@ -147,8 +147,27 @@ class TestMolecules:
         assert [len(g.labels) for g in found.groups] == [5, 4, 3, 7]
         assert found.consistent
         assert found.sets[1].n_segments == 13
+        assert found.planes[0].title == "principal components of the distances"
         content = found.to_dict()
         assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+    def test_components_and_basins_are_named_by_distances(self):
+        folded = beads(0, 800)
+        folded[::4, 5] = folded[::4, 0] + [0.1, 0.1, 0.3]
+        sets = {"reference": SampleSet(folded), "iid": SampleSet(folded[::-1].copy())}
+        (plane,) = summarise(sets, CHAIN, resampling=FAST).planes
+        distances = np.linalg.norm(folded[:, 5] - folded[:, :4].swapaxes(0, 1), axis=-1)
+        first = plane.values["reference"][:, 0]
+        label, _, name = plane.axes[0].partition(" with ")
+        k = int(name.removeprefix("CA")[0]) - 1
+        assert name == f"CA{k + 1} … CA6)"
+        r = np.corrcoef(first, distances[k])[0, 1]
+        assert label == f"component 1 (r = {r:.2f}".replace("-", "−")
+        # Three quarters of the frames are stretched, one quarter is folded.
+        assert len(plane.basin_names) == 2
+        for name, folds in zip(plane.basin_names, (False, True), strict=True):
+            frames = distances[k][(np.arange(800) % 4 == 0) == folds]
+            assert f"CA{k + 1} … CA6 {frames.mean():.2f} nm" in name
 
     def test_stretched_bonds_are_named(self):
         stretched = beads(1, 800)
