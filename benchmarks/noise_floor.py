@@ -66,7 +66,7 @@ class Settings:
 
     iid_frames: int = 50_000
     replicas: int = 2_500
-    steps: int = 50_000
+    steps: int = 30_000
     interval: int = 250
     timestep: float = 0.002
 
@@ -90,7 +90,7 @@ def compare(reference: Frames, frames: Frames, beads: BeadTopology) -> dict[str,
 def simulate(model: ScoreModelFile, start: Frames, settings: Settings) -> Frames:
     """Return frames (replicas, n, beads, 3), nm."""
     simulation = ReplicaSimulation(
-        model, replicas=settings.replicas, timestep=settings.timestep, seed=1
+        model, replicas=settings.replicas, timestep=settings.timestep, seed=1, backend="kernel"
     )
     simulation.set_positions(start)
     frames = []

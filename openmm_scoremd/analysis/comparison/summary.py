@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from openmm_scoremd.analysis.comparison.pairs import (
 )
 from openmm_scoremd.analysis.comparison.planes import BasinPlane, basin_planes
 from openmm_scoremd.analysis.comparison.sets import SetSummary
-from openmm_scoremd.analysis.comparison.stationarity import drift_of, slowness_of
+from openmm_scoremd.analysis.comparison.stationarity import Slowness, drift_of, slowness_of
 from openmm_scoremd.analysis.comparison.table import text_table
 from openmm_scoremd.analysis.observables.groups import (
     ObservableGroup,
@@ -166,7 +167,7 @@ class Summary:
         for pair in self.pairs:
             lines.append(f"{pair.second} and {pair.first}: {pair.verdict} ({pair.told})")
             if pair.reason:
-                lines.append(f"  {pair.reason}")
+                lines += textwrap.wrap(pair.reason, 80, initial_indent="  ", subsequent_indent="  ")
             for found in pair.clearest[:3]:
                 lines.append(
                     f"  {found.observable}, {found.region}: {found.second:.3f} of "
@@ -247,8 +248,8 @@ def summarise(
     baseline = REFERENCE if REFERENCE in sets else next(iter(sets))
     names = [baseline, *(name for name in sets if name != baseline)]
     sets = {name: sets[name].thinned(options.max_frames) for name in names}
-    dimensions = sets[baseline].positions.shape[-1]
-    groups = [coordinate_group()] if dimensions == 2 else molecular_groups(topology)
+    planar = sets[baseline].positions.shape[-1] == 2
+    groups = [coordinate_group()] if planar else molecular_groups(topology)
     floor = SampleSet(pool) if pool is not None else sets[baseline]
     slowness = {name: slowness_of(one, groups) for name, one in sets.items()}
     sets = {
@@ -256,20 +257,9 @@ def summarise(
         for name, one in sets.items()
     }
     planes = basin_planes(sets, groups, baseline=baseline)
-    sampled = [*groups]
-    if energy is not None:
-        sampled.append(energy_group(energy, max_frames=energy_frames))
-    with_time = sum(one.has_time for one in sets.values())
-    about = {
-        name: SetSummary.of(
-            name, one, slowness[name],
-            drift_of(
-                one, groups, [(name, plane) for plane in _with_basins(planes)], seed=options.seed
-            ),
-            alpha=alpha / max(1, with_time),
-        )
-        for name, one in sets.items()
-    }  # fmt: skip
+    of_energy = [] if energy is None else [energy_group(energy, max_frames=energy_frames)]
+    sampled = [*groups, *of_energy]
+    about = _about(sets, slowness, groups, planes, alpha=alpha, seed=options.seed)
     observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
     of_pool = {
@@ -284,8 +274,12 @@ def summarise(
         sets=tuple(about.values()),
         pairs=tuple(
             compare_pair(
-                *pair, measures_of(measured, of_pool), of_pool,
-                alpha=alpha / len(pairs), visible_from=visible_from, options=options,
+                *pair,
+                measures_of(measured, of_pool),
+                of_pool,
+                alpha=alpha / len(pairs),
+                visible_from=visible_from,
+                options=options,
             )
             for pair in pairs
         ),
@@ -296,7 +290,31 @@ def summarise(
         slow=slow,
         notes=notes,
         visible_from=visible_from,
-    )  # fmt: skip
+    )
+
+
+def _about(
+    sets: Mapping[str, SampleSet],
+    slowness: Mapping[str, Slowness],
+    groups: Sequence[ObservableGroup],
+    planes: Sequence[BasinPlane],
+    *,
+    alpha: float,
+    seed: int,
+) -> dict[str, SetSummary]:
+    """Return what is said about every set by itself."""
+    with_time = sum(one.has_time for one in sets.values())
+    divided = _with_basins(planes)
+    return {
+        name: SetSummary.of(
+            name,
+            one,
+            slowness[name],
+            drift_of(one, groups, [(name, plane) for plane in divided], seed=seed),
+            alpha=alpha / max(1, with_time),
+        )
+        for name, one in sets.items()
+    }
 
 
 def check_levels(*, alpha: float, visible_from: float) -> None:
