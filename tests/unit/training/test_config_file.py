@@ -484,7 +484,7 @@ class TestOptionsOfExperts:
 
     def test_names_with_dots(self, parse, tmp_path):
         path = tmp_path / "dots.yaml"
-        path.write_text(EXPERTS.replace("name: high", "name: high.v2"))
+        path.write_text(EXPERTS.replace(": high", ": high.v2"))
         config, _ = parse("--config", str(path), "--experts.high.v2.epochs=9")
         assert config.experts[0].epochs == 9
 
