@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from openmm_scoremd.data.dataset import load_dataset, split_frames
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.diffusion.loss import denoising_score_matching_loss
 from openmm_scoremd.training.held_out import HeldOutLoss, lowest_step
 from openmm_scoremd.training.log import LogRow, read_log
