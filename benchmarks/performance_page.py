@@ -52,12 +52,14 @@ class Section:
         write_text(PAGE, self.replaced(PAGE.read_text(encoding="utf-8"), text))
 
 
-def benchmark_parser(description: str, output: Path) -> argparse.ArgumentParser:
+def benchmark_parser(
+    description: str, output: Path, *, page: str = "docs/performance.md"
+) -> argparse.ArgumentParser:
     """Return the options that all benchmarks of the page have; ``output`` is the default file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--smoke", action="store_true", help="very little, to see that it works")
     parser.add_argument("--output", type=Path, default=output, help="JSON file (%(default)s)")
-    documents = "measure nothing; fill docs/performance.md from the JSON file"
+    documents = f"measure nothing; fill {page} from the JSON file"
     parser.add_argument("--write-docs", action="store_true", help=documents)
     return parser
 

@@ -48,6 +48,7 @@ from training_cases import (
 )
 
 from openmm_scoremd._files.atomic import write_json
+from openmm_scoremd.training.compiled.memory import keep_freed_memory
 from openmm_scoremd.training.config import DataConfig, HardwareConfig, TrainingConfig
 from openmm_scoremd.training.setup import training_objective
 from openmm_scoremd.training.trainer import Trainer
@@ -115,7 +116,7 @@ class Stepper:
 
     def __call__(self, n_steps: int) -> None:
         """Do some steps."""
-        self.trainer._train_steps(self.done, self.done + n_steps)
+        self.trainer.train_steps(self.done, self.done + n_steps)
         self.done += n_steps
 
 
@@ -325,6 +326,7 @@ def main() -> None:
         record = json.loads(options.output.read_text(encoding="utf-8"))
         SECTION.write(markdown(record))
         return
+    keep_freed_memory()  # as `scoremd train` does
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.cpu_time and options.threads != 1:

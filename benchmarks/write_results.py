@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import noise_floor
 import numpy as np
 
 from openmm_scoremd._files.atomic import write_text
@@ -77,6 +78,12 @@ ALANINE_DIPEPTIDE_COLUMNS = (
 )
 
 
+NOISE_FLOOR = """## Alanine dipeptide at the noise floor
+
+`python benchmarks/noise_floor.py NAME=MODEL ...`, against a second reference run, which nothing was
+trained on or chosen by. In brackets: in units of the noise floor, which is the same number between
+the two runs; a perfect model has 1.
+"""
 FOKKER_PLANCK = """## Fokker-Planck error of the alanine dipeptide models (paper's Figure 6)
 
 `scoremd fokker-planck diffusion.safetensors both-fast.safetensors refined.safetensors --data
@@ -98,6 +105,8 @@ def write_page(path: Path) -> None:
     parts = [INTRODUCTION]
     if (RESULTS / "mueller_brown_methods.json").exists():
         parts.append(_mueller_brown(_read("mueller_brown_methods")))
+    if (RESULTS / "noise_floor.json").exists():
+        parts.append(f"{NOISE_FLOOR}\n{noise_floor.markdown(_read('noise_floor'))}\n")
     if (RESULTS / "alanine_dipeptide_methods.json").exists():
         parts.append(_alanine_dipeptide(_read("alanine_dipeptide_methods")))
     if (RESULTS / "fokker_planck_error.json").exists():

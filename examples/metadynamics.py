@@ -23,7 +23,7 @@ from openmm_scoremd.simulation.replica_forces import replicated
 from openmm_scoremd.simulation.replicas import ReplicaSimulation
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
+MODEL = ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt"
 SMOKE_TEST = bool(os.environ.get("SMOKE_TEST"))
 STEPS = 100 if SMOKE_TEST else 50_000
 INTERVAL = 50

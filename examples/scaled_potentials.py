@@ -33,7 +33,7 @@ parser = argparse.ArgumentParser(description="Simulate scaled potentials and rew
 parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
 console = Console()
-model = ScoreModelFile(MODELS / "alanine_dipeptide.pt")
+model = ScoreModelFile(MODELS / "alanine_dipeptide_invariant.pt")
 
 # %% [markdown]
 # ## One simulation, whose factor is a parameter of the Context

@@ -81,7 +81,8 @@ class ScoreModelFile:
 
     Examples
     --------
-    >>> model = ScoreModelFile("torchscript_models/alanine_dipeptide.pt")  # doctest: +SKIP
+    >>> path = "torchscript_models/alanine_dipeptide_invariant.pt"
+    >>> model = ScoreModelFile(path)  # doctest: +SKIP
     >>> system = model.create_system()  # doctest: +SKIP
     >>> frames = model.sample(10, seed=1)  # doctest: +SKIP
     """

@@ -32,7 +32,7 @@ output: Path = parser.parse_args().output
 if output.exists():
     sys.exit(f"{output} exists already; remove it, or give another --output")
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide.pt")
+model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt")
 reference = ROOT / "examples" / "data" / "alanine_dipeptide.npz"
 
 # %% [markdown]
@@ -93,8 +93,9 @@ print(result.format_table())
 # Every two sets are compared: for many regions of all bonds, angles, distances, dihedrals, basins
 # and energies, the fractions of frames there. The smallest p-value of all regions is judged
 # against what it is by chance. `alpha=0.01` is the probability of a false alarm in the report as
-# a whole, shared by its pairs. "Consistent" means that these frames do not contradict it: short
-# runs see little. Where two sets contradict each other, the report names the regions.
+# a whole, shared by its pairs. "Consistent" means that these frames do not contradict it, and would
+# have shown larger differences than stand beside it. Short runs see little: then the verdict is
+# "cannot tell". Where two sets contradict each other, the report names the regions.
 
 # %%
 for pair in result.summary.pairs:

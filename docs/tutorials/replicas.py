@@ -35,7 +35,7 @@ output: Path = parser.parse_args().output
 if output.exists():
     sys.exit(f"{output} exists already; remove it, or give another --output")
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide.pt")
+model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt")
 
 # %% [markdown]
 # ## Begin, stop, go on

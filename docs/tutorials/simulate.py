@@ -43,7 +43,7 @@ output.mkdir(parents=True)
 # see [Trust and safety](../safety.md).
 
 # %%
-model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide.pt")
+model = ScoreModelFile(ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt")
 print(model.metadata.title)
 print("beads:", " ".join(model.bead_topology.names))
 print("masses in dalton:", *np.round(model.masses, 1))

@@ -115,6 +115,30 @@ def load_campaign(path: str | os.PathLike[str]) -> list[Job]:
         raise ConfigurationError(f"{os.fspath(path)}: {error}") from error
 
 
+def steps_of_commands(
+    commands: Mapping[str, Sequence[str]], folder: Path, cwd: Path
+) -> tuple[Step, ...]:
+    """Return steps that run in a row, outside a campaign.
+
+    Parameters
+    ----------
+    commands : mapping of str to sequence of str
+        By name, the words of each command line after ``scoremd``. ``{folder}`` is the folder of the
+        step, ``{NAME}`` that of an earlier one.
+    folder : Path
+        Where the folders of all steps go, absolute.
+    cwd : Path
+        Folder in which the commands run.
+
+    Raises
+    ------
+    ConfigurationError
+        If a word has another placeholder.
+    """
+    digest = functools.cache(functools.partial(_digest_of_input, output=folder))
+    return _filled(commands, {}, folder, cwd, digest)
+
+
 def _read(file: Path) -> Mapping[str, Any]:
     import yaml
 

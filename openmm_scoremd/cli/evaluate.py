@@ -10,7 +10,6 @@ from openmm_scoremd._files.run_record import result_folder
 from openmm_scoremd.cli.options import Device, ModelPath, Seed, load_model
 from openmm_scoremd.cli.progress import progress_bar
 from openmm_scoremd.cli.sample import draw_independent
-from openmm_scoremd.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +35,11 @@ def evaluate(
     ] = None,
     frames: Annotated[int, "number of independent frames to draw; 0 for none", 0] = 10_000,
     alpha: Annotated[float, "probability of a false alarm in the verdict"] = 0.01,
+    visible_from: Annotated[
+        float,
+        "say consistent only if differences from this on, in the fraction of frames in a region, "
+        "would have been noticed",
+    ] = 0.25,
     require_consistent: Annotated[
         bool, "end with exit code 3 if any two sets contradict each other, 4 if they tell nothing"
     ] = False,
@@ -49,9 +53,10 @@ def evaluate(
     sources = EvaluationSources(
         simulation=simulation, trajectories=trajectories, iid=iid, weights=weights, frames=frames
     )
+    levels = {"alpha": alpha, "visible_from": visible_from}
     with result_folder(output) as folder:
         found = _write_evaluation(
-            model, reference, folder, sources, alpha=alpha, seed=seed, device=device
+            model, reference, folder, sources, levels=levels, seed=seed, device=device
         )
     print(found.format_table())
     print(f"report: {folder / 'report.html'}")
@@ -101,20 +106,20 @@ def _write_evaluation(
     folder: Path,
     sources: EvaluationSources,
     *,
-    alpha: float,
+    levels: dict[str, float],
     seed: int,
     device: str,
 ) -> Evaluation:
     """Read or draw all sets, compare them, and write the report into the folder."""
     from openmm_scoremd.analysis.comparison import Resampling
+    from openmm_scoremd.analysis.comparison.summary import check_levels
     from openmm_scoremd.evaluation.evaluate import evaluate, held_out_frames, read_frames, read_run
     from openmm_scoremd.models.weights import load_weights
 
     file = load_model(model, device)
     # Whatever is wrong with files is better said before minutes of sampling.
     held_out_frames(file, reference)
-    if not 0.0 < alpha < 1.0:
-        raise InvalidInputError(f"alpha is {alpha}; it must lie between 0 and 1")
+    check_levels(**levels)
     if sources.weights is not None:
         load_weights(sources.weights)
     simulation, trajectories = (
@@ -137,5 +142,5 @@ def _write_evaluation(
             weights=sources.weights,
             seed=seed,
             resampling=Resampling(max_frames=100_000),
-            alpha=alpha,
+            **levels,
         )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from openmm_scoremd.cli.campaign import campaign
 from openmm_scoremd.cli.data import coarse_grain
 from openmm_scoremd.cli.evaluate import evaluate, fokker_planck
+from openmm_scoremd.cli.fit import fit
 from openmm_scoremd.cli.model import export, info
 from openmm_scoremd.cli.parser import (
     CommandParser,
@@ -24,13 +25,14 @@ from openmm_scoremd.cli.parser import (
     summary,
     with_new_names,
 )
+from openmm_scoremd.cli.recipe import init
 from openmm_scoremd.cli.refine import refine
 from openmm_scoremd.cli.reweight import reweight
 from openmm_scoremd.cli.sample import sample
 from openmm_scoremd.cli.signals import interrupts_remembered
 from openmm_scoremd.cli.simulate import plan, simulate
 from openmm_scoremd.cli.terminal import allow_any_text, flush_output, log_lines, print_error
-from openmm_scoremd.cli.train import import_weights, train, training_parser
+from openmm_scoremd.cli.train import import_weights, train, training_arguments, training_parser
 from openmm_scoremd.errors import (
     ConfigurationError,
     InconsistentError,
@@ -42,7 +44,9 @@ DESCRIPTION = "From an all-atom trajectory to a coarse-grained simulation, step 
 
 #: In the order of work.
 COMMANDS: dict[str, Callable[..., None]] = {
+    "fit": fit,
     "coarse-grain": coarse_grain,
+    "init": init,
     "train": train,
     "refine": refine,
     "import": import_weights,
@@ -59,6 +63,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 #: What to do after Ctrl-C.
 _AFTER_INTERRUPT = {
+    "fit": "; the same command goes on",
     "train": "; the same command with --resume goes on from the last checkpoint",
     "simulate": "; the same command with --resume goes on where it stopped",
     "refine": "; the same command goes on from the last round",
@@ -77,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 2 for wrong input or a failed computation, 3 if ``--require-consistent`` is
-        not fulfilled, 4 if it cannot be told, 130 if interrupted.
+        Exit code: 0, 2 for wrong input or a failed computation; of ``fit``, and of ``evaluate``
+        with ``--require-consistent``, 3 if sets contradict each other and 4 if it cannot be told;
+        130 if interrupted.
     """
     allow_any_text()
     logging.basicConfig(level=logging.WARNING, handlers=[log_lines()])
@@ -122,10 +128,7 @@ def _run(arguments: list[str]) -> None:
         hint = did_you_mean(command, [*COMMANDS])
         raise ConfigurationError(f"unknown command {command}{hint}; see scoremd --help")
     if command == "train":
-        from openmm_scoremd.training.config_file import parse_training_arguments
-
-        config, options = parse_training_arguments(training_parser(rest), rest)
-        given = {name: options[name] for name in ("output", "resume", "expert")}
+        config, given = training_arguments(rest)
         COMMANDS[command](config, **given)
         return
     parser = parser_of_function(COMMANDS[command], prog=f"scoremd {command}")

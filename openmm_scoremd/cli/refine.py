@@ -32,7 +32,9 @@ def refine(
     from openmm_scoremd.refinement.energy_fit import FitSettings
     from openmm_scoremd.refinement.refine import refine as refine_weights
     from openmm_scoremd.refinement.settings import RefinementSettings
+    from openmm_scoremd.training.compiled.memory import keep_freed_memory
 
+    keep_freed_memory()
     settings = RefinementSettings(
         rounds=rounds,
         replicas=replicas,

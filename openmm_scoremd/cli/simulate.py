@@ -36,7 +36,7 @@ def simulate(
     potential_factor: Annotated[float | None, "factor of the potential; 1 if not given"] = None,
     equilibration: Annotated[str | None, "time before, not written, such as 10ps"] = None,
     start: Annotated[
-        str | None, "frames to begin from (.dcd, .xtc, .pdb); independent ones if not given"
+        str | None, "frames (.dcd, .xtc, .pdb, .npz) or run to begin from; independent if not given"
     ] = None,
     format: Annotated[  # noqa: A002 the option's name
         Literal["dcd", "xtc"] | None, "of trajectories; dcd if not given"

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from openmm_scoremd.cli.options import require_suffix
 from openmm_scoremd.cli.parser import summary
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | None) -> None:
     """Train a network, or the experts of a mixture one after another."""
+    from openmm_scoremd.training.compiled.memory import keep_freed_memory
+
+    keep_freed_memory()
     if expert is not None or config.experts:
         _train_experts(config, output, resume=resume, expert=expert)
         return
@@ -41,9 +44,20 @@ def train(config: TrainingConfig, *, output: str, resume: bool, expert: str | No
     with progress_bar("training") as advance:
         trainer.progress = _moving(advance)
         weights = run()
-    _plot_loss(trainer)
+    _plot_loss(trainer.folder)
     print(f"{weights}: trained for {trainer.n_steps:,} steps")
+    _say_notes(trainer)
     print(f"next: scoremd export {weights} MODEL.pt")
+
+
+def training_arguments(arguments: Sequence[str]) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Return configuration and other arguments of :func:`train` from its command line."""
+    from openmm_scoremd.cli.recipe import with_configuration
+    from openmm_scoremd.training.config_file import parse_training_arguments
+
+    with with_configuration(arguments) as words:
+        config, options = parse_training_arguments(training_parser(words), words)
+    return config, {name: options[name] for name in ("output", "resume", "expert")}
 
 
 def training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
@@ -54,14 +68,22 @@ def training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParse
 
     parser = jsonargparse.ArgumentParser(
         prog="scoremd train",
-        usage="scoremd train --config FILE --output FOLDER [--resume] [--expert NAME]\n"
-        "                     [--ENTRY X ...]",
-        description=f"{summary(train)} Every entry of the file is an option, too.",
+        usage="scoremd train BEADS.npz --output FOLDER [--minutes M] [--resume] [--ENTRY X ...]\n"
+        "       scoremd train --config FILE --output FOLDER [--expert NAME] ...",
+        description=f"{summary(train)} Without --config it is that of scoremd init, with --resume "
+        "that of the run. Every entry of the file is an option, too.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--output", required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run, also with more --steps than it was to have",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="without --config: how long it may take; 20 if not given"
+    )
     parser.add_argument("--expert", help="train only this expert of a mixture, or go on with it")
     add_training_arguments(parser, arguments)
     return parser
@@ -86,7 +108,9 @@ def import_weights(
 def _train_experts(
     config: TrainingConfig, output: str, *, resume: bool, expert: str | None
 ) -> None:
+    from openmm_scoremd.training.config_file import save_training_config
     from openmm_scoremd.training.experts import train_expert, train_mixture
+    from openmm_scoremd.training.trainer import CONFIGURATION
 
     if expert is None and not resume and Path(output).exists():
         raise CheckpointError(
@@ -98,6 +122,8 @@ def _train_experts(
             if not trainer.fabric.is_global_zero:
                 return None
             _announce(trainer, f"{output}, expert {expert.name}")
+            if not (Path(output) / CONFIGURATION).exists():
+                save_training_config(config, Path(output) / CONFIGURATION)
             bars.close()
             return _moving(bars.enter_context(progress_bar(expert.name)))
 
@@ -105,10 +131,14 @@ def _train_experts(
             weights = train_expert(config, expert, output, progress_of=progress_of)
         else:
             weights = train_mixture(config, output, progress_of=progress_of)
+    trained = [expert] if expert is not None else [one.name for one in config.experts]
+    for name in trained:
+        _plot_loss(Path(output) / name)
     if expert is not None:
         print(f"{weights}: trained; when all experts are, combine them with")
         print(f"scoremd train --config FILE --output {output} --resume")
         return
+    save_training_config(config, Path(output) / CONFIGURATION)
     print(f"{weights}: {len(config.experts)} experts")
     print(f"next: scoremd export {weights} MODEL.pt")
 
@@ -122,21 +152,39 @@ def _moving(advance: Advance) -> Progress:
     """Return a trainer's progress report that moves a bar."""
 
     def report(row: LogRow, total: int) -> None:
-        text = f"loss {row.loss:.4f}  {row.samples_per_second:,.0f} samples/s"
+        held_out = "" if row.held_out_loss is None else f"  held out {row.held_out_loss:.4f}"
+        text = f"loss {row.loss:.4f}{held_out}  {row.samples_per_second:,.0f} samples/s"
         advance(row.step, total, text)
 
     return report
 
 
-def _plot_loss(trainer: Trainer) -> None:
-    from openmm_scoremd.analysis.report.curves import read_loss_csv
+def _say_notes(trainer: Trainer) -> None:
+    from openmm_scoremd.training.advice import notes_after_training
+    from openmm_scoremd.training.log import read_log
+    from openmm_scoremd.training.trainer import LOG
+
+    rows = read_log(trainer.folder / LOG)
+    for note in notes_after_training(rows, n_steps=trainer.n_steps, weights=trainer.config.weights):
+        say(f"note: {note}")
+
+
+def _plot_loss(folder: Path) -> None:
+    import numpy as np
+
+    from openmm_scoremd.analysis.report.curves import LossCurve, read_loss_csv
     from openmm_scoremd.analysis.report.plots import loss_figure, save
+    from openmm_scoremd.training.log import read_log
     from openmm_scoremd.training.trainer import LOG
 
     try:
-        curve = read_loss_csv(trainer.folder / LOG)
+        curves = {"training": read_loss_csv(folder / LOG)}
     # The weights are there; a log that was lost is no reason to fail.
     except InvalidInputError as error:
         logger.warning("no picture of the loss: %s", error)
         return
-    save(loss_figure({"training": curve}), trainer.folder / "loss.png")
+    known = [row for row in read_log(folder / LOG) if row.held_out_loss is not None]
+    columns = [(row.step, row.held_out_loss, row.learning_rate) for row in known]
+    if columns:
+        curves["held out"] = LossCurve(*np.array(columns, dtype=np.float64).T)
+    save(loss_figure(curves), folder / "loss.png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openmm_scoremd._files.atomic import atomic_path
-from openmm_scoremd.errors import DatasetError, InvalidInputError, ModelFileError
+from openmm_scoremd.errors import DatasetError, InvalidInputError
 from openmm_scoremd.topology import BeadTopology
 
 #: Version of the ``.npz`` layout; raised when old readers could misread new files.
@@ -186,82 +185,6 @@ def load_dataset(path: str | os.PathLike[str]) -> CGDataset:
         return _from_arrays(arrays)
     except (DatasetError, InvalidInputError) as error:
         raise DatasetError(f"{path} is not a usable dataset: {error}") from error
-
-
-def split_frames(
-    n_frames: int, *, held_back_fraction: float, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split frames at random into frames to train on and frames to hold back.
-
-    Parameters
-    ----------
-    n_frames : int
-        Number of frames.
-    held_back_fraction : float
-        Part held back, at least 0 and below 1; rounded to whole frames.
-    seed : int
-        Seed of the shuffle.
-
-    Returns
-    -------
-    train, held_back : (n,) int64
-        Shuffled frame indices; together every frame once.
-
-    Raises
-    ------
-    InvalidInputError
-        If the fraction is not in [0, 1).
-    DatasetError
-        If a part would have no frame although it should.
-    """
-    if not 0.0 <= held_back_fraction < 1.0:
-        raise InvalidInputError(
-            f"held_back_fraction is {held_back_fraction}; it must be at least 0 and below 1"
-        )
-    n_held_back = round(n_frames * held_back_fraction)
-    if n_frames - n_held_back < 1 or (held_back_fraction > 0.0 and n_held_back < 1):
-        raise DatasetError(
-            f"{n_frames} frame(s) cannot be split with {held_back_fraction:g} held back; "
-            "both parts need a frame: give more frames or another fraction"
-        )
-    order = np.random.default_rng(seed).permutation(n_frames).astype(np.int64)
-    return order[n_held_back:], order[:n_held_back]
-
-
-def split_of_training(
-    record: Mapping[str, Any], n_frames: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Repeat the split that a training made.
-
-    Parameters
-    ----------
-    record : mapping
-        What a model says about its training.
-    n_frames : int
-        Frames of the dataset.
-
-    Returns
-    -------
-    train, held_back : (n,) int64
-        See :func:`split_frames`.
-
-    Raises
-    ------
-    ModelFileError
-        If the record does not say how the frames were split.
-    """
-    try:
-        config = record["config"]
-        data = config["data"]
-        # The second is its name in models of earlier versions.
-        name = "held_out_fraction" if "held_out_fraction" in data else "held_back_fraction"
-        fraction, seed = float(data[name]), int(config["seed"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            "the model was trained on this dataset and does not say which frames were held back; "
-            "give a dataset that it was not trained on, or a model of `scoremd train`"
-        ) from error
-    return split_frames(n_frames, held_back_fraction=fraction, seed=seed)
 
 
 def check_finite(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd._files.run_record import package_versions, write_run_record
+from openmm_scoremd.analysis.comparison.pairs import VISIBLE_FROM
 from openmm_scoremd.analysis.comparison.summary import REFERENCE, Summary, summarise
 from openmm_scoremd.analysis.report.curves import FokkerPlanckError
 from openmm_scoremd.analysis.report.folder import ReportHeader, write_report
@@ -84,6 +85,7 @@ def evaluate(
     seed: int,
     resampling: Resampling,
     alpha: float = 0.01,
+    visible_from: float = VISIBLE_FROM,
 ) -> Evaluation:
     """Compare independent frames, a simulation and denoising trajectories with reference frames.
 
@@ -111,6 +113,9 @@ def evaluate(
         How errors and noise floors are found.
     alpha : float
         Probability of calling any two sets inconsistent though all have one distribution.
+    visible_from : float
+        Sets are called consistent only if differences from this on, in the fraction of frames in
+        a region, would have been noticed.
 
     Returns
     -------
@@ -141,6 +146,7 @@ def evaluate(
         energy_frames=_ENERGY_FRAMES,
         resampling=resampling,
         alpha=alpha,
+        visible_from=visible_from,
     )
     curve = None if weights is None else _fokker_planck(weights, model, known, seed=seed)
     header = ReportHeader(model.metadata.title, _about(model, reference, known, seed))
@@ -151,6 +157,7 @@ def evaluate(
         folder,
         arguments={
             "reference_frames": len(known.positions), "resampling": resampling, "alpha": alpha,
+            "visible_from": visible_from,
         },
         seeds={"frames": seed, "resampling": resampling.seed},
         inputs=inputs if weights is None else {**inputs, "weights": weights},

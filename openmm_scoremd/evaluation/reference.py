@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
+from openmm_scoremd.data.dataset import CGDataset, load_dataset
+from openmm_scoremd.data.split import split_of_training
 from openmm_scoremd.errors import DatasetError
 from openmm_scoremd.model_file import ScoreModelFile
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.trajectories.reading import load_replicas, replica_breaks
-from openmm_scoremd.trajectories.segments import SIDECAR, restarts_per_frame
+from openmm_scoremd.trajectories.segments import SIDECAR, TrajectoryRecord
 
 __all__ = ["read_frames", "read_run"]
 
@@ -41,20 +42,26 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
     Returns
     -------
     SampleSet
-        Frames, breaks, restarts, time between frames.
+        Frames, breaks, restarts, jumps, frozen replicas, time between frames.
 
     Raises
     ------
     DatasetError
         If a trajectory or the record of the run cannot be read.
     InvalidInputError
-        If the frames are independent and have no time.
+        If the frames are independent and have no time, or all replicas are frozen.
     """
     path = Path(folder)
     if _kind(path) == "independent frames":
         raise InvalidInputError(
             f"{path} holds independent frames, which do not follow each other in time; give them "
             "as independent frames (--iid)"
+        )
+    record = TrajectoryRecord.read(path) if (path / SIDECAR).is_file() else None
+    if record is not None and not record.running:
+        raise InvalidInputError(
+            f"all {record.replicas} replicas of {path} broke and are frozen; simulate again with a "
+            "shorter time step"
         )
     positions = load_replicas(folder, n_beads=n_beads)
     if not path.is_dir():
@@ -65,11 +72,15 @@ def read_run(folder: str | os.PathLike[str], *, n_beads: int) -> SampleSet:
         replica: [frame for frame in frames if frame < length]
         for replica, frames in replica_breaks(path).items()
     }
-    return SampleSet(
-        positions,
-        breaks=breaks,
-        frame_interval=_frame_interval(path),
-        restarts_per_frame=restarts_per_frame(path) if (path / SIDECAR).is_file() else 0.0,
+    found = SampleSet(positions, breaks=breaks, frame_interval=_frame_interval(path))
+    if record is None:
+        return found
+    jumps = record.interval / record.jump_interval if record.jump_interval else 0.0
+    return dataclasses.replace(
+        found,
+        restarts_per_frame=record.breaks.per_frame(record.frames, record.replicas),
+        jumps_per_frame=jumps,
+        n_frozen=len(record.breaks.frozen),
     )
 
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openmm_scoremd._files.run_record import sha256_of_file, write_run_record
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, split_of_training
+from openmm_scoremd.data.dataset import CGDataset, load_dataset
 from openmm_scoremd.data.regions import region_of_frames, region_of_nearest, spreading_weights
+from openmm_scoremd.data.split import split_of_training
 from openmm_scoremd.diffusion.weighting import BalancedTimes, UniformTimes
 from openmm_scoremd.errors import (
     CheckpointError,

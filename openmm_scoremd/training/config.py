@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.errors import ConfigurationError
@@ -23,6 +23,7 @@ from openmm_scoremd.training.sections import (
     LossConfig,
     OptimizerConfig,
     require,
+    settle_length,
 )
 
 __all__ = [
@@ -55,8 +56,8 @@ class ExpertConfig:
         As in :class:`TrainingConfig`.
     optimizer : OptimizerConfig or None
         None for that of the run.
-    epochs : int
-        Passes over the training frames.
+    epochs, steps : int or None
+        As in :class:`TrainingConfig`.
     start_from : str or None
         Name of an expert listed earlier, of the same shape, whose weights it starts from.
     """
@@ -68,10 +69,12 @@ class ExpertConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
     optimizer: OptimizerConfig | None = None
-    epochs: int = 100
+    epochs: int | None = None
+    steps: int | None = None
     start_from: str | None = None
 
     def __post_init__(self) -> None:
+        settle_length(self, of=f"expert {self.name}: ")
         require(
             re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name) is not None,
             "experts.name",
@@ -109,19 +112,26 @@ class TrainingConfig:
         Optimiser.
     hardware : HardwareConfig
         Device and precision.
-    epochs, batch_size : int
-        Passes over the training frames, and frames per step; an incomplete batch is dropped.
+    epochs, steps : int or None
+        Length of the training, as passes over the training frames or as optimiser steps: one of
+        them. Without either, 100 epochs.
+    batch_size : int
+        Frames per step; an incomplete batch is dropped.
     seed : int
         Decides split, initial weights, batches, times, rotations and noise.
     checkpoint_seconds : float
         Wall-clock time between checkpoints.
     log_steps : int
         Steps between rows of the log.
+    weights : {"last", "best"}
+        Which average of the weights is kept: that of the last step, or that of the lowest loss of
+        held-out frames.
     start_from : str or None
         Weights file to start from, of a network of the same shape; None for random weights.
     experts : tuple of ExpertConfig
         For a time-partitioned mixture, its networks in the order of training; ``network``,
-        ``loss``, ``fokker_planck``, ``epochs`` and ``start_from`` are then those of each expert.
+        ``loss``, ``fokker_planck``, ``epochs``, ``steps`` and ``start_from`` are then those of each
+        expert.
     """
 
     data: DataConfig
@@ -132,16 +142,19 @@ class TrainingConfig:
     fokker_planck: FokkerPlanckConfig = dataclasses.field(default_factory=FokkerPlanckConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     hardware: HardwareConfig = dataclasses.field(default_factory=HardwareConfig)
-    epochs: int = 100
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 256
     seed: int = 0
     checkpoint_seconds: float = 60.0
     log_steps: int = 50
+    weights: Literal["last", "best"] = "last"
     start_from: str | None = None
     experts: tuple[ExpertConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_steps"):
+        settle_length(self)
+        for name in ("batch_size", "log_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2**63 - 1")
         require(
@@ -174,6 +187,13 @@ class TrainingConfig:
             "loss.t_min, loss.t_max",
             (self.loss.t_min, self.loss.t_max),
             f"inside the network's range [{self.network.t_min}, {self.network.t_max}]",
+        )
+        require(self.weights in ("last", "best"), "weights", self.weights, "'last' or 'best'")
+        require(
+            self.weights == "last" or self.data.held_out_fraction > 0.0,
+            "weights",
+            repr(self.weights),
+            "'last' unless data.held_out_fraction is above 0",
         )
         _check_fokker_planck(self)
         if self.experts:
@@ -232,7 +252,7 @@ def _check_fokker_planck(config: TrainingConfig) -> None:
 
 def _check_experts(config: TrainingConfig) -> None:
     plain = TrainingConfig(config.data)
-    for name in ("network", "loss", "fokker_planck", "epochs", "start_from"):
+    for name in ("network", "loss", "fokker_planck", "epochs", "steps", "start_from"):
         require(
             getattr(config, name) == getattr(plain, name),
             name,
@@ -289,13 +309,17 @@ def expert_config(config: TrainingConfig, expert: ExpertConfig) -> TrainingConfi
             fokker_planck=expert.fokker_planck,
             optimizer=expert.optimizer or config.optimizer,
             epochs=expert.epochs,
+            steps=expert.steps,
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"expert {expert.name}: {error}") from error
 
 
-#: Entries that may differ between a run and its continuation.
+#: Entries that may differ between a run and its continuation, which may be longer.
 _FREE_ON_RESUME = (
+    "epochs",
+    "steps",
+    "weights",
     "title",
     "hardware.",
     "checkpoint_seconds",
@@ -326,7 +350,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         former names.
     """
     current, _ = renamed_record(old)
-    defaults = config_record(TrainingConfig(DataConfig("")))
+    # All entries but one: before there was a choice, single frames were held out.
+    defaults = config_record(TrainingConfig(DataConfig("", split="frames")))
     # Entries of a network are those of its own family.
     if "network" in current:
         defaults["network"] = _network_defaults(current["network"])

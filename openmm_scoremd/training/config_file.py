@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import os
 import re
 import warnings
@@ -14,12 +15,14 @@ from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
-from yaml import YAMLError
+import yaml
 
+from openmm_scoremd._files.atomic import write_text
 from openmm_scoremd.errors import ConfigurationError
 from openmm_scoremd.models.config import NetworkConfig
 from openmm_scoremd.models.families import DEFAULT_FAMILY, family_names, network_family
 from openmm_scoremd.training.config import ExpertConfig, TrainingConfig
+from openmm_scoremd.training.expert_options import with_expert_options, with_one_length
 from openmm_scoremd.training.renamed import RENAMED, renamed_record
 
 #: What YAML means here: the parser's own reading, and entries under their present names.
@@ -64,6 +67,22 @@ def load_training_config(
     return config
 
 
+def save_training_config(config: TrainingConfig, path: str | os.PathLike[str]) -> None:
+    """Write a configuration as YAML that :func:`load_training_config` reads back.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What to write, all entries.
+    path : path-like
+        The file.
+    """
+    # By way of JSON, because YAML has no tuples.
+    record = json.loads(json.dumps(dataclasses.asdict(config)))
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+    write_text(path, f"# The configuration of this training, every entry.\n{text}")
+
+
 def add_training_arguments(
     parser: jsonargparse.ArgumentParser, arguments: Sequence[str] = ()
 ) -> None:
@@ -96,7 +115,7 @@ def add_training_arguments(
     )
     parser.add_argument(
         "--experts", type=list[dict[str, Any]], default=[], help="networks of a mixture, each with "
-        "name, t_min, t_max and sections of its own"
+        "name, t_min, t_max and sections of its own; --experts.NAME.steps 5000 changes one entry"
     )  # fmt: skip
 
 
@@ -128,6 +147,7 @@ def parse_training_arguments(
     files, family, options = _split(arguments)
     _warn([name for name in map(_former_name, arguments) if name is not None])
     section = _Section(TrainingConfig, network_family(family).config_class)
+    options = with_one_length(with_expert_options(options, files))
     # The parser lets a file override whatever stands before it.
     ordered = [*(f"--config={file}" for file in files), *options]
     try:
@@ -225,7 +245,7 @@ def _warn(old: Sequence[str]) -> None:
         )
 
 
-jsonargparse.set_loader(_MODE, _load, exceptions=(YAMLError,))
+jsonargparse.set_loader(_MODE, _load, exceptions=(yaml.YAMLError,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -227,7 +227,9 @@ def _check_same_data(paths: Sequence[Path], trained: Sequence[TrainedModel]) -> 
     def data(model: TrainedModel) -> tuple[Any, ...]:
         about = model.description
         config, _ = renamed_record(about.training.get("config", {}))
-        split = (config.get("seed"), config.get("data", {}).get("held_out_fraction"))
+        frames = config.get("data", {})
+        kind = frames.get("split", "frames")
+        split = (config.get("seed"), frames.get("held_out_fraction"), kind)
         return (about.dataset_sha256, about.scale, about.temperature, about.schedule, split)
 
     for path, other in zip(paths[1:], trained[1:], strict=True):

@@ -28,6 +28,8 @@ class LogRow:
         Learning rate of the last step.
     samples_per_second : float
         Throughput since the line before.
+    held_out_loss : float or None
+        Loss of held-out frames with the averaged weights, where it was computed.
     """
 
     step: int
@@ -35,6 +37,7 @@ class LogRow:
     loss: float
     learning_rate: float
     samples_per_second: float
+    held_out_loss: float | None = None
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(LogRow))
@@ -99,6 +102,8 @@ def _row(entry: Mapping[str, str]) -> LogRow:
         loss=float(entry["loss"]),
         learning_rate=float(entry["learning_rate"]),
         samples_per_second=float(entry["samples_per_second"]),
+        # Logs of earlier versions have no such column.
+        held_out_loss=float(held_out) if (held_out := entry.get("held_out_loss")) else None,
     )
 
 
@@ -109,6 +114,7 @@ def _values(row: LogRow) -> tuple[object, ...]:
         f"{row.loss:.6g}",
         f"{row.learning_rate:.6g}",
         f"{row.samples_per_second:.5g}",
+        "" if row.held_out_loss is None else f"{row.held_out_loss:.6g}",
     )
 
 

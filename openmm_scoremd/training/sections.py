@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
+from openmm_scoremd.data.split import SPLITS, Split
 from openmm_scoremd.errors import ConfigurationError
 
 
@@ -19,6 +20,9 @@ class DataConfig:
         CG dataset (``.npz``).
     held_out_fraction : float
         Part of the frames that training never sees, for evaluation; 0 to train on all.
+    split : {"blocks", "frames"}
+        What is held out: ten blocks of time, or single frames at random, as by versions that did
+        not have this entry. See :func:`~openmm_scoremd.data.split.split_frames`.
     augmentation : {"rotation", "none"}
         Uniform random rotation of every frame in every batch, or nothing (toy systems).
     scale : float or None
@@ -28,6 +32,7 @@ class DataConfig:
 
     path: str
     held_out_fraction: float = 0.2
+    split: Split = "blocks"
     augmentation: Literal["rotation", "none"] = "rotation"
     scale: float | None = None
 
@@ -37,6 +42,12 @@ class DataConfig:
             "data.held_out_fraction",
             self.held_out_fraction,
             "at least 0 and below 1",
+        )
+        require(
+            self.split in SPLITS,
+            "data.split",
+            self.split,
+            "'blocks' or 'frames'",
         )
         require(
             self.augmentation in ("rotation", "none"),
@@ -300,3 +311,43 @@ def require(condition: bool, name: str, given: object, allowed: str) -> None:
     """Raise :class:`ConfigurationError` with name, value and what is allowed, unless it holds."""
     if not condition:
         raise ConfigurationError(f"{name} is {given}; it must be {allowed}")
+
+
+class HasLength(Protocol):
+    """A configuration whose length is given in one of two ways."""
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes over the training frames."""
+
+    @property
+    def steps(self) -> int | None:
+        """Optimiser steps."""
+
+
+def settle_length(config: HasLength, *, of: str = "") -> None:
+    """Require at most one of ``epochs`` and ``steps``; without either, set 100 epochs.
+
+    Parameters
+    ----------
+    config : HasLength
+        Changed where it has neither.
+    of : str
+        Whose they are, for messages.
+
+    Raises
+    ------
+    ConfigurationError
+        If both are given, or one is below 1.
+    """
+    if config.epochs is None and config.steps is None:
+        object.__setattr__(config, "epochs", 100)
+    for name in ("epochs", "steps"):
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"{of}{name}", value, "at least 1")
+    require(
+        config.epochs is None or config.steps is None,
+        f"{of}epochs, steps",
+        (config.epochs, config.steps),
+        "one of them alone; set the other to null",
+    )

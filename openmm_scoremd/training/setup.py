@@ -10,12 +10,13 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from openmm_scoremd.data.dataset import CGDataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset
 from openmm_scoremd.data.regions import (
     region_of_frames,
     region_weights,
     spreading_weights,
 )
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.diffusion.weighting import (
     BalancedTimes,
     LogNoiseTimes,
@@ -30,6 +31,7 @@ from openmm_scoremd.training.batches import BatchStream, RegionDraws
 from openmm_scoremd.training.compiled.parallel_steps import Division, divide_steps
 from openmm_scoremd.training.config import TrainingConfig
 from openmm_scoremd.training.objective import (
+    Batch,
     CentredFokkerPlanckObjective,
     DenoisingObjective,
     WeakFokkerPlanckObjective,
@@ -91,12 +93,10 @@ def initial_model(config: TrainingConfig, dataset: CGDataset) -> ScoreModel:
 
 def training_objective(config: TrainingConfig, model: ScoreModel) -> nn.Module:
     """Return the loss of the arrays of a :class:`Batch`."""
-    weighting = TimeWeighting(
-        config.loss.weight_start, config.loss.weight_end, config.loss.weight_midpoint
-    )
+    weighting = _weighting(config)
     regulariser = config.fokker_planck
     if regulariser.alpha == 0.0:
-        return DenoisingObjective(model, schedule=config.schedule, weighting=weighting)
+        return denoising_objective(config, model)
     if regulariser.estimator == "weak":
         return WeakFokkerPlanckObjective(
             require_energy_model(model),
@@ -117,6 +117,11 @@ def training_objective(config: TrainingConfig, model: ScoreModel) -> nn.Module:
         region_alpha=regulariser.region_alpha,
         region_size=regulariser.region_size,
     )
+
+
+def denoising_objective(config: TrainingConfig, model: ScoreModel) -> DenoisingObjective:
+    """Return the loss without a regulariser."""
+    return DenoisingObjective(model, schedule=config.schedule, weighting=_weighting(config))
 
 
 def batch_stream(
@@ -149,11 +154,44 @@ def batch_stream(
     )
 
 
-def _training_positions(config: TrainingConfig, dataset: CGDataset) -> NDArray[np.floating]:
-    training, _ = split_frames(
-        dataset.n_frames, held_back_fraction=config.data.held_out_fraction, seed=config.seed
+def held_out_batch(
+    config: TrainingConfig, dataset: CGDataset, *, scale: float, device: torch.device
+) -> Batch | None:
+    """Return held-out frames with times and noise that are always the same; None without any.
+
+    As many frames as a batch has, or 256 if that is more, or all.
+    """
+    if config.data.held_out_fraction == 0.0:
+        return None
+    dtype = torch.float64 if config.hardware.precision == "64-true" else torch.float32
+    held_out = _split(config, dataset)[1]
+    # Spread over all of them, because neighbours in time are alike.
+    spread = np.linspace(0, len(held_out) - 1, min(len(held_out), max(config.batch_size, 256)))
+    positions = dataset.positions[held_out[spread.astype(int)]]
+    frames = torch.from_numpy(positions) / scale
+    stream = BatchStream(
+        frames.to(device=device, dtype=dtype),
+        batch_size=len(frames),
+        times=diffusion_times(config),
+        augmentation=config.data.augmentation,
+        seed=config.seed,
     )
-    return dataset.positions[training]
+    return stream.batch(0)
+
+
+def _training_positions(config: TrainingConfig, dataset: CGDataset) -> NDArray[np.floating]:
+    return dataset.positions[_split(config, dataset)[0]]
+
+
+def _split(
+    config: TrainingConfig, dataset: CGDataset
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return split_frames(
+        dataset.n_frames,
+        held_back_fraction=config.data.held_out_fraction,
+        seed=config.seed,
+        split=config.data.split,
+    )
 
 
 def division_of_steps(model: ScoreModel, stream: BatchStream) -> Division:
@@ -214,6 +252,11 @@ def build_fabric(hardware: HardwareConfig) -> Fabric:
             f"hardware.accelerator {hardware.accelerator!r} with {hardware.devices} device(s) "
             f"cannot be used ({error}); set accelerator: cpu, or install the torch that fits"
         ) from error
+
+
+def _weighting(config: TrainingConfig) -> TimeWeighting:
+    loss = config.loss
+    return TimeWeighting(loss.weight_start, loss.weight_end, loss.weight_midpoint)
 
 
 def _noise_floor(config: TrainingConfig) -> float:

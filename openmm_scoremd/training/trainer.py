@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -28,14 +29,18 @@ from openmm_scoremd.training.checkpoint import (
 )
 from openmm_scoremd.training.compiled.steps import CompiledSteps
 from openmm_scoremd.training.config import TrainingConfig, changed_keys, config_record
+from openmm_scoremd.training.config_file import save_training_config
 from openmm_scoremd.training.description import describe_model
 from openmm_scoremd.training.ema import exponential_average
+from openmm_scoremd.training.held_out import HeldOutLoss
 from openmm_scoremd.training.log import LogRow, TrainingLog
 from openmm_scoremd.training.objective import CompiledObjective, choose_objective
 from openmm_scoremd.training.setup import (
     batch_stream,
     build_fabric,
+    denoising_objective,
     division_of_steps,
+    held_out_batch,
     initial_model,
     training_objective,
 )
@@ -45,6 +50,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 LOG = "log.csv"
+CONFIGURATION = "training.yaml"
 
 #: Called after every logged row with the row and the number of steps in all.
 Progress = Callable[[LogRow, int], None]
@@ -53,8 +59,9 @@ Progress = Callable[[LogRow, int], None]
 class Trainer:
     """One training run in one folder.
 
-    Files in the folder: ``checkpoint.safetensors``, from the first moment; ``log.csv``; at the end
-    ``weights.safetensors`` (the averaged weights) and ``run.json``. Batches depend on seed and step
+    Files in the folder: ``checkpoint.safetensors``, from the first moment; ``training.yaml``, the
+    configuration; ``log.csv``; at the end
+    ``weights.safetensors`` (averaged weights) and ``run.json``. Batches depend on seed and step
     only, so a run killed at any moment and resumed gives, on one CPU with as many threads and the
     same log interval, the weights of an uninterrupted one bit by bit.
 
@@ -98,7 +105,8 @@ class Trainer:
     @property
     def n_steps(self) -> int:
         """Number of optimiser steps of the whole run."""
-        return self.config.epochs * self.stream.steps_per_epoch
+        config = self.config
+        return config.steps or (config.epochs or 0) * self.stream.steps_per_epoch
 
     def start(self) -> Path:
         """Train from the beginning.
@@ -129,6 +137,9 @@ class Trainer:
     def resume(self) -> Path:
         """Go on from the last checkpoint; a finished run is left as it is.
 
+        The run may have become longer or shorter: from the checkpoint on, learning rates are those
+        of a cosine over the new number of steps.
+
         Returns
         -------
         Path
@@ -137,15 +148,18 @@ class Trainer:
         Raises
         ------
         CheckpointError
-            If there is no checkpoint, or it is of another configuration or dataset.
+            If there is no checkpoint, it is of another configuration or dataset, or more steps are
+            done than asked for.
         NumericalError
             If the loss is not finite.
         """
         state = load_checkpoint(self.folder / CHECKPOINT)
         self._check_same_run(state)
-        if state.step == self.n_steps and (self.folder / WEIGHTS).exists():
+        is_same = state.config.get("weights", "last") == self.config.weights
+        if state.step == self.n_steps and is_same and (self.folder / WEIGHTS).exists():
             return self.folder / WEIGHTS
         restore_tensors(state.tensors, self.model, self.average, self.optimizer)
+        self.held_out.restore(state.tensors)
         return self._run(first_step=state.step)
 
     def _build(self) -> None:
@@ -159,6 +173,11 @@ class Trainer:
         self.model.to(self.fabric.device)
         self.average = AveragedModel(
             self.model, multi_avg_fn=exponential_average(config.optimizer.ema_decay)
+        )
+        of_average = denoising_objective(config, cast(ScoreModel, self.average.module))
+        self.held_out = HeldOutLoss(
+            of_average,
+            held_out_batch(config, dataset, scale=self.scale, device=self.fabric.device),
         )
         optimizer = torch.optim.AdamW(
             objective.parameters(),
@@ -184,16 +203,22 @@ class Trainer:
 
     def _run(self, *, first_step: int) -> Path:
         writes = self.fabric.is_global_zero
+        if writes:
+            save_training_config(self.config, self.folder / CONFIGURATION)
         log = TrainingLog(self.folder / LOG, last_step=first_step) if writes else None
         step = first_step
         last_checkpoint = time.monotonic()
         try:
             while step < self.n_steps:
                 stop = min(step + self.config.log_steps, self.n_steps)
-                row = self._train_steps(step, stop)
-                step = stop
+                row = self.train_steps(step, stop)
                 if log is not None:
+                    loss = self.held_out.after(
+                        self.average.module, first=step, stop=stop, n_steps=self.n_steps
+                    )
+                    row = dataclasses.replace(row, held_out_loss=loss)
                     log.append(row)
+                step = stop
                 if writes and self.progress is not None:
                     self.progress(row, self.n_steps)
                 if time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
@@ -206,8 +231,24 @@ class Trainer:
         self._save_checkpoint(step)
         return self._finish(log)
 
-    def _train_steps(self, first: int, stop: int) -> LogRow:
-        """Do some steps without waiting for the device, then check that all losses are finite."""
+    def train_steps(self, first: int, stop: int) -> LogRow:
+        """Do some steps without waiting for the device, then check that all losses are finite.
+
+        Parameters
+        ----------
+        first, stop : int
+            Numbers of the first step and of the one after the last.
+
+        Returns
+        -------
+        LogRow
+            What they did.
+
+        Raises
+        ------
+        NumericalError
+            If a loss or a weight is not finite.
+        """
         began = time.perf_counter()
         if self.steps is None:
             losses = torch.stack([self._train_step(step) for step in range(first, stop)])
@@ -268,7 +309,8 @@ class Trainer:
             step=step,
             config=config_record(self.config),
             dataset_sha256=self.dataset_sha256,
-            tensors=gather_tensors(self.model, self.average, self.optimizer),
+            tensors=gather_tensors(self.model, self.average, self.optimizer)
+            | self.held_out.tensors(),
         )
         save_checkpoint(state, self.folder / CHECKPOINT)
 
@@ -277,6 +319,8 @@ class Trainer:
         if log is not None:
             results = self._summary(log)
             model = cast(ScoreModel, self.average.module).cpu().eval()
+            if self.config.weights == "best" and self.held_out.best:
+                model.load_state_dict(self.held_out.best)
             description = describe_model(
                 self.config,
                 self.dataset,
@@ -312,6 +356,7 @@ class Trainer:
             "training_frames": len(self.stream.frames),
             "hours": round(seconds / 3600.0, 3),
             "final_loss": log.rows[-1].loss if log.rows else None,
+            "lowest_held_out_loss": self.held_out.lowest if self.held_out.best else None,
             "device": str(self.fabric.device),
         }
 
@@ -325,4 +370,9 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder / CHECKPOINT} was made with another configuration; "
                 f"different: {', '.join(changed)}. Use the same, or start in another folder"
+            )
+        if state.step > self.n_steps:
+            raise CheckpointError(
+                f"{self.folder / CHECKPOINT} has {state.step:,} steps behind it and the run is to "
+                f"have {self.n_steps:,}; give at least as many steps or epochs"
             )

@@ -65,6 +65,17 @@ def load_replicas(
     return np.stack([frames[:length] for frames in replicas])
 
 
+def trajectory_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files behind a name: itself, or the trajectories in a folder, in order.
+
+    Raises
+    ------
+    DatasetError
+        If a folder holds none.
+    """
+    return _files(path)
+
+
 def replica_breaks(folder: str | os.PathLike[str]) -> dict[int, list[int]]:
     """Return the frames at which replicas were started again, or jumped.
 
@@ -100,7 +111,9 @@ def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> 
     Parameters
     ----------
     path : path-like
-        A ``.dcd``, ``.xtc`` or ``.pdb`` file of the beads.
+        A ``.dcd``, ``.xtc`` or ``.pdb`` file of the beads; a CG dataset (``.npz``); the folder of a
+        run, of which the last frame of every replica is taken; or another folder of trajectories,
+        of which all are.
     n_beads : int
         Beads of one replica.
     n : int
@@ -117,7 +130,14 @@ def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> 
         If the file cannot be read, is empty, or has another number of beads.
     """
     file = Path(path)
-    if file.suffix == ".pdb":
+    frames: NDArray[np.floating]
+    if file.is_dir():
+        replicas = load_replicas(file, n_beads=n_beads)
+        frames = replicas[:, -1] if _is_run(file) else np.concatenate(list(replicas))
+    elif file.suffix == ".npz":
+        frames = _dataset_frames(file)
+        _check_frames(file, frames, n_beads)
+    elif file.suffix == ".pdb":
         import mdtraj  # slow to import, and not for a simulation from independent frames
 
         try:
@@ -133,6 +153,19 @@ def load_start_frames(path: str | os.PathLike[str], *, n_beads: int, n: int) -> 
     else:
         chosen = np.rint(np.linspace(0, len(frames) - 1, n)).astype(np.int64)
     return np.asarray(frames[chosen], dtype=np.float64)
+
+
+def _dataset_frames(file: Path) -> NDArray[np.floating]:
+    """Return the frames of a dataset, (frames, N, 3), whatever else is in it."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            frames = np.asarray(content["positions"])
+    # A damaged archive makes zipfile and NumPy raise almost anything.
+    except Exception as error:
+        raise DatasetError(f"{file} is no CG dataset ({error})") from error
+    if frames.ndim != 3 or frames.dtype.kind != "f" or frames.shape[2] not in (2, 3):
+        raise DatasetError(f"{file} is no CG dataset: positions have shape {frames.shape}")
+    return np.pad(frames, [(0, 0), (0, 0), (0, 3 - frames.shape[2])])
 
 
 def save_frames(frames: NDArray[np.floating], path: str | os.PathLike[str]) -> None:

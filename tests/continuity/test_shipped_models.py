@@ -58,7 +58,8 @@ def readme_table():
 def test_there_are_models():
     if not README.exists():
         pytest.skip("torchscript_models/README.md is not written yet")
-    assert {"alanine_dipeptide.pt", "mueller_brown.pt"} <= {path.name for path in SHIPPED}
+    expected = {"alanine_dipeptide.pt", "alanine_dipeptide_invariant.pt", "mueller_brown.pt"}
+    assert expected <= {path.name for path in SHIPPED}
 
 
 class TestEveryModel:
@@ -149,10 +150,11 @@ class TestAlanineDipeptide:
         phi = phi_psi(dataset.positions, dataset.topology)[:, 0, 0]
         assert round(float((phi > 0.0).mean()), 4) == 0.0204
 
-    def test_model_was_trained_on_it(self):
-        path = MODELS / "alanine_dipeptide.pt"
+    @pytest.mark.parametrize("name", ["alanine_dipeptide.pt", "alanine_dipeptide_invariant.pt"])
+    def test_model_was_trained_on_it(self, name):
+        path = MODELS / name
         if not path.exists():
-            pytest.skip("torchscript_models/alanine_dipeptide.pt is not there")
+            pytest.skip(f"torchscript_models/{name} is not there")
         model = ScoreModelFile(path)
         assert model.metadata.dataset_sha256 == sha256_of_file(DATASET)
         assert model.bead_topology == load_dataset(DATASET).topology

@@ -17,7 +17,7 @@ from openmm_scoremd.models.weights import load_weights
 from openmm_scoremd.trajectories.reading import load_replicas
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
+SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt"
 
 
 def run(script, folder, *options):

@@ -113,7 +113,7 @@ def assert_same_steps(single, many, *, tolerance):
     assert single.steps is None
     assert many.steps is not None
     for first, stop in ((0, 1), (1, 4)):
-        row, expected = many._train_steps(first, stop), single._train_steps(first, stop)
+        row, expected = many.train_steps(first, stop), single.train_steps(first, stop)
         # Fabric hands out the loss of a single step in float32.
         assert row.loss == pytest.approx(expected.loss, rel=2e-6)
         found, of_single = (

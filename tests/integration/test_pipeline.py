@@ -36,7 +36,7 @@ from openmm_scoremd.trajectories.bead_files import write_pdb
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
-SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
+SHIPPED = ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt"
 
 
 def test_from_trajectory_to_simulation(tmp_path):

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     import MDAnalysis
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "torchscript_models" / "alanine_dipeptide.pt"
+MODEL = ROOT / "torchscript_models" / "alanine_dipeptide_invariant.pt"
 BONDS = [(0, 1), (1, 2), (2, 3), (3, 4)]
 NAMES = ["C", "N", "CA", "C", "N"]
 RESIDUES = ["ACE", "ALA", "ALA", "ALA", "NME"]

@@ -31,12 +31,8 @@ Verdict: TypeAlias = Literal["consistent", "NOT consistent", "cannot tell"]
 VERDICTS: tuple[Verdict, ...] = ("NOT consistent", "cannot tell", "consistent")
 
 #: Frames that only a larger difference than this would have shown, in the fraction of frames in a
-#: region, tell nothing: less than 64 independent ones, where regions are halves.
-MAX_VISIBLE = 0.25
-#: With more restarts than this for every frame, a set is no simulation: pieces of fewer than ten
-#: frames on average, each begun from an independent frame, would agree with these whatever the
-#: dynamics is.
-MAX_RESTARTS_PER_FRAME = 0.1
+#: region, tell nothing; see :func:`~openmm_scoremd.analysis.comparison.summary.summarise`.
+VISIBLE_FROM = 0.25
 
 _DRAWS = 200
 
@@ -85,8 +81,11 @@ class PairResult:
     n_regions : int
         Regions compared.
     smallest_visible : float
-        Power: median over regions of the smallest difference in the fraction of frames that would
-        have been noticed (four standard errors).
+        Power: the difference in the fraction of frames in a region that would have been noticed
+        with a probability of 80 %: median over the regions of an observable, of the observable
+        that shows least. Many stiff bonds do not hide that hardly any basin was visited twice.
+    least_visible : str
+        That observable, or the basins of a plane.
     discrepancies : tuple of Discrepancy
         Significant ones, the clearest first.
     metrics, observables : tuple of Row
@@ -101,6 +100,7 @@ class PairResult:
     reason: str
     n_regions: int
     smallest_visible: float
+    least_visible: str
     discrepancies: tuple[Discrepancy, ...]
     metrics: tuple[Row, ...]
     observables: tuple[Row, ...]
@@ -166,15 +166,15 @@ class ObservedSet:
         All planes that have basins.
     values : mapping of str to (units, frames, columns) ndarray
         Observables of the groups that are measured as a whole.
-    restarts_per_frame : float
-        Of the set.
+    doubts : tuple of str
+        Why agreement with the set would mean nothing.
     """
 
     name: str
     histograms: Sequence[UnitHistograms]
     basins: Sequence[BasinFrames]
     values: Mapping[str, FloatArray]
-    restarts_per_frame: float
+    doubts: tuple[str, ...]
 
     @property
     def n_frames(self) -> int:
@@ -189,6 +189,7 @@ def compare_pair(
     pool: Mapping[str, FloatArray],
     *,
     alpha: float,
+    visible_from: float,
     options: Resampling,
 ) -> PairResult:
     """Compare two sets.
@@ -203,13 +204,16 @@ def compare_pair(
         Observables of the reference frames that noise floors are drawn from, by group.
     alpha : float
         p-value below which the sets are inconsistent.
+    visible_from : float
+        Differences from this on must be visible for the sets to be called consistent.
     options : Resampling
         Numbers of resamples, seed.
     """
     histograms = (first.histograms, second.histograms)
     features = features_of(histograms, (first.basins, second.basins))
     test = family_wise_test(*features.sides, seed=options.seed, floors=features.floors)
-    _, visible = _tested(test, test.judged)
+    seen = test.visible(alpha)
+    least_visible, visible = _power(features, seen)
     metrics = []
     for one in measures:
         key = one.group.key
@@ -218,7 +222,7 @@ def compare_pair(
             (r.group == key and r.observable in one.observables) or one.plane == r.plane != ""
             for r in features.regions
         ]
-        of_regions = _tested(test, np.array(inside))
+        of_regions = _tested(test, seen, np.array(inside))
         metrics.append(Row(key, one.key, one.label, one.unit, one.kind, *numbers, *of_regions))
     return PairResult(
         first.name,
@@ -226,31 +230,30 @@ def compare_pair(
         n_frames=(first.n_frames, second.n_frames),
         p_value=test.p_value,
         alpha=alpha,
-        reason="; ".join(_reasons((first, second), visible)),
+        reason="; ".join(_reasons((first, second), least_visible, visible, visible_from)),
         n_regions=int(test.judged.sum()),
         smallest_visible=visible,
+        least_visible=least_visible,
         discrepancies=_discrepancies(features, test, alpha),
         metrics=tuple(metrics),
         observables=tuple(
-            _observable_row(pair, features, test, seed=options.seed)
+            _observable_row(pair, features, test, seen, seed=options.seed)
             for pair in zip(*histograms, strict=True)
         ),
     )
 
 
-def _reasons(sets: tuple[ObservedSet, ObservedSet], visible: float) -> Iterator[str]:
+def _reasons(
+    sets: tuple[ObservedSet, ObservedSet], least: str, visible: float, visible_from: float
+) -> Iterator[str]:
     """Yield what makes frames tell nothing though they do not contradict each other."""
     for one in sets:
-        if one.restarts_per_frame > MAX_RESTARTS_PER_FRAME:
-            yield (
-                f"replicas of {one.name} broke and were started again "
-                f"{one.restarts_per_frame:.2g} times for each frame, so that their frames are "
-                "independent samples and no simulation; use a shorter time step"
-            )
-    if not visible <= MAX_VISIBLE:
+        yield from one.doubts
+    if not visible <= visible_from:
+        where = f"a region of {least}" if least else "a region"
         yield (
-            f"only differences above {percent(visible)} of the frames in a region would have "
-            f"shown ({percent(MAX_VISIBLE)} at most are allowed); more independent frames"
+            f"only differences above {percent(visible)} of the frames in {where} would have shown, "
+            f"and must from {percent(visible_from)} on; more independent frames are needed"
         )
 
 
@@ -267,17 +270,34 @@ def _discrepancies(features: Features, test: FamilyTest, alpha: float) -> tuple[
     return tuple(clear)
 
 
-def _tested(test: FamilyTest, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+def _tested(
+    test: FamilyTest, visible: FloatArray, chosen: NDArray[np.bool_]
+) -> tuple[float, float]:
     """Return the smallest p-value of some regions, and the difference visible there."""
     judged = chosen & test.judged
     if not judged.any():
         return math.nan, math.nan
-    visible = 4.0 * np.median(test.standard_error[judged])
-    return float(test.p_values[judged].min()), float(visible)
+    return float(test.p_values[judged].min()), float(np.median(visible[judged]))
+
+
+def _power(features: Features, visible: FloatArray) -> tuple[str, float]:
+    """Return the observable (or the basins) that shows least, and the difference visible there."""
+    found: dict[str, list[float]] = {}
+    for region, difference in zip(features.regions, visible.tolist(), strict=True):
+        if math.isfinite(difference):
+            name = f"the basins of {region.plane}" if region.plane else region.observable
+            found.setdefault(name, []).append(difference)
+    medians = {name: float(np.median(values)) for name, values in found.items()}
+    return max(medians.items(), key=lambda entry: entry[1], default=("", math.nan))
 
 
 def _observable_row(
-    pair: tuple[UnitHistograms, UnitHistograms], features: Features, test: FamilyTest, *, seed: int
+    pair: tuple[UnitHistograms, UnitHistograms],
+    features: Features,
+    test: FamilyTest,
+    visible: FloatArray,
+    *,
+    seed: int,
 ) -> Row:
     """Compare one observable, by the Wasserstein distance of its histograms.
 
@@ -313,7 +333,7 @@ def _observable_row(
         Estimate(value, float(distances(resampled[1] - resampled[0]).std(ddof=1))),
         NoiseFloor(float(floor.mean()), float(floor.std(ddof=1)), n_reference, n_samples),
         value,
-        *_tested(test, np.array(inside)),
+        *_tested(test, visible, np.array(inside)),
     )
 
 

@@ -21,12 +21,15 @@ from openmm_scoremd.analysis.comparison.features import UnitHistograms, unit_his
 from openmm_scoremd.analysis.comparison.measures import measured_groups, measures_of
 from openmm_scoremd.analysis.comparison.pairs import (
     VERDICTS,
+    VISIBLE_FROM,
     ObservedSet,
     PairResult,
     Verdict,
     compare_pair,
 )
 from openmm_scoremd.analysis.comparison.planes import BasinPlane, basin_planes
+from openmm_scoremd.analysis.comparison.sets import SetSummary
+from openmm_scoremd.analysis.comparison.stationarity import drift_of, slowness_of
 from openmm_scoremd.analysis.comparison.table import text_table
 from openmm_scoremd.analysis.observables.groups import (
     ObservableGroup,
@@ -34,18 +37,16 @@ from openmm_scoremd.analysis.observables.groups import (
     energy_group,
     molecular_groups,
 )
-from openmm_scoremd.analysis.statistics.kinetics import statistical_inefficiency
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.analysis.statistics.uncertainty import Resampling
 from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.topology import BeadTopology
 
-__all__ = ["REFERENCE", "SetSummary", "Summary", "summarise"]
+__all__ = ["REFERENCE", "Summary", "check_levels", "summarise"]
 
 #: Name of the set that all others are held against, if there is one of that name.
 REFERENCE = "reference"
 
-_MAX_COLUMNS = 24  # observables of a group whose correlation times are looked at
 _FOOTNOTES = """
 value        metric with its bootstrap error; P: fraction of frames
 noise floor  the metric between two sets of independent reference frames: mean
@@ -53,41 +54,8 @@ noise floor  the metric between two sets of independent reference frames: mean
 ratio        value / noise floor at the same numbers of frames. Frames of a
              simulation are correlated: a perfect one still lies above 1
 p            of the clearest difference, corrected for the number of all regions
-visible from the difference in the fraction of frames that would have shown"""
-
-
-@dataclasses.dataclass(frozen=True)
-class SetSummary:
-    """How much a set can tell.
-
-    Attributes
-    ----------
-    name : str
-        Of the set.
-    n_frames, n_replicas, n_segments : int
-        Sizes; segments are stretches of time without a break.
-    n_units, unit_kind : int, str
-        Independent units that errors rest on: replicas, blocks of them, or batches of frames.
-    frame_interval : float or None
-        ps.
-    effective_frames : float
-        Frames over the statistical inefficiency of the slowest observable.
-    slowest : str
-        That observable.
-    restarts_per_frame : float
-        How often replicas broke and were started again, for each frame.
-    """
-
-    name: str
-    n_frames: int
-    n_replicas: int
-    n_segments: int
-    n_units: int
-    unit_kind: str
-    frame_interval: float | None
-    effective_frames: float
-    slowest: str
-    restarts_per_frame: float
+visible from the difference in the fraction of frames in a region that would
+             have been noticed (80 % of the time), of the slowest observable"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +84,8 @@ class Summary:
         Slow coordinates, where trajectories are long enough.
     notes : tuple of str
         What was left out, and why.
+    visible_from : float
+        Differences from this on had to be visible for sets to be called consistent.
     """
 
     baseline: str
@@ -128,6 +98,7 @@ class Summary:
     timescales: tuple[Timescales, ...]
     slow: SlowPlane | None
     notes: tuple[str, ...]
+    visible_from: float
 
     @property
     def verdict(self) -> Verdict:
@@ -167,6 +138,7 @@ class Summary:
                     for pair in self.pairs
                     if pair.verdict == "NOT consistent"
                 ],
+                "visible_from": self.visible_from,
             },
             "sample_sets": [dataclasses.asdict(entry) for entry in self.sets],
             "pairs": [pair.to_dict() for pair in self.pairs],
@@ -185,7 +157,8 @@ class Summary:
         Below stand the footnotes and the verdict.
         """
         blocks = [(self.heading(pair), pair.lines()) for pair in self.pairs]
-        return f"{text_table(blocks)}\n{_FOOTNOTES}\n\n{self.format_verdict()}\n"
+        about = "\n".join(one.told for one in self.sets)
+        return f"{text_table(blocks)}\n{_FOOTNOTES}\n\n{about}\n\n{self.format_verdict()}\n"
 
     def format_verdict(self) -> str:
         """Return a few lines of plain text for every pair: consistent or not, and where."""
@@ -231,6 +204,7 @@ def summarise(
     energy_frames: int = 500,
     resampling: Resampling | None = None,
     alpha: float = 0.01,
+    visible_from: float = VISIBLE_FROM,
 ) -> Summary:
     """Compare sets of samples with each other.
 
@@ -252,6 +226,9 @@ def summarise(
         How errors and noise floors are found, frames kept of each set, seed.
     alpha : float
         Probability of calling any two sets inconsistent though all have one distribution.
+    visible_from : float
+        Sets that do not contradict each other are called consistent only if differences from this
+        on, in the fraction of frames in a region, would have been noticed.
 
     Returns
     -------
@@ -261,10 +238,11 @@ def summarise(
     Raises
     ------
     InvalidInputError
-        If there are fewer than two sets, they are not of these beads, the pool holds NaN, or the
-        alpha is no probability.
+        If there are fewer than two sets, they are not of these beads, the pool holds NaN, or
+        ``alpha`` or ``visible_from`` does not lie between 0 and 1.
     """
-    _check(sets, topology, alpha)
+    _check(sets, topology)
+    check_levels(alpha=alpha, visible_from=visible_from)
     options = resampling or Resampling()
     baseline = REFERENCE if REFERENCE in sets else next(iter(sets))
     names = [baseline, *(name for name in sets if name != baseline)]
@@ -272,11 +250,27 @@ def summarise(
     dimensions = sets[baseline].positions.shape[-1]
     groups = [coordinate_group()] if dimensions == 2 else molecular_groups(topology)
     floor = SampleSet(pool) if pool is not None else sets[baseline]
+    slowness = {name: slowness_of(one, groups) for name, one in sets.items()}
+    sets = {
+        name: dataclasses.replace(one, inefficiency=slowness[name].inefficiency)
+        for name, one in sets.items()
+    }
     planes = basin_planes(sets, groups, baseline=baseline)
     sampled = [*groups]
     if energy is not None:
         sampled.append(energy_group(energy, max_frames=energy_frames))
-    observed = _observed(sets, sampled, planes)
+    with_time = sum(one.has_time for one in sets.values())
+    about = {
+        name: SetSummary.of(
+            name, one, slowness[name],
+            drift_of(
+                one, groups, [(name, plane) for plane in _with_basins(planes)], seed=options.seed
+            ),
+            alpha=alpha / max(1, with_time),
+        )
+        for name, one in sets.items()
+    }  # fmt: skip
+    observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
     of_pool = {
         group.key: group.values(floor.positions).reshape(-1, len(group.labels))
@@ -287,11 +281,11 @@ def summarise(
     return Summary(
         baseline=baseline,
         n_pool=floor.n_frames,
-        sets=tuple(_set_summary(name, one, groups) for name, one in sets.items()),
+        sets=tuple(about.values()),
         pairs=tuple(
             compare_pair(
                 *pair, measures_of(measured, of_pool), of_pool,
-                alpha=alpha / len(pairs), options=options,
+                alpha=alpha / len(pairs), visible_from=visible_from, options=options,
             )
             for pair in pairs
         ),
@@ -301,17 +295,23 @@ def summarise(
         timescales=timescales_of(sets, planes, seed=options.seed),
         slow=slow,
         notes=notes,
+        visible_from=visible_from,
     )  # fmt: skip
 
 
-def _check(sets: Mapping[str, SampleSet], topology: BeadTopology, alpha: float) -> None:
+def check_levels(*, alpha: float, visible_from: float) -> None:
+    """Raise :class:`InvalidInputError` unless both lie between 0 and 1."""
+    for name, value in (("alpha", alpha), ("visible_from", visible_from)):
+        if not 0.0 < value < 1.0:
+            raise InvalidInputError(f"{name} is {value}; it must lie between 0 and 1")
+
+
+def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
     if len(sets) < 2:
         raise InvalidInputError(
             f"there {'is one set' if sets else 'are no sets'} of samples; a comparison needs two: "
             "add independent frames, a simulation or a reference"
         )
-    if not 0.0 < alpha < 1.0:
-        raise InvalidInputError(f"alpha is {alpha}; it must lie between 0 and 1")
     shapes = {one.positions.shape[-2:] for one in sets.values()}
     if len(shapes) > 1 or next(iter(shapes))[0] != topology.n_beads:
         raise InvalidInputError(
@@ -325,14 +325,18 @@ def _check(sets: Mapping[str, SampleSet], topology: BeadTopology, alpha: float) 
         )
 
 
+def _with_basins(planes: Sequence[BasinPlane]) -> list[BasinPlane]:
+    return [plane for plane in planes if plane.basins.n_basins > 1]
+
+
 def _observed(
-    sets: Mapping[str, SampleSet], groups: Sequence[ObservableGroup], planes: Sequence[BasinPlane]
+    sets: Mapping[str, SampleSet],
+    groups: Sequence[ObservableGroup],
+    planes: Sequence[BasinPlane],
+    about: Mapping[str, SetSummary],
 ) -> list[ObservedSet]:
     """Return what is compared of every set."""
-    basins = {
-        name: [plane.in_units[name] for plane in planes if plane.basins.n_basins > 1]
-        for name in sets
-    }
+    basins = {name: [plane.in_units[name] for plane in _with_basins(planes)] for name in sets}
     units = {name: one.in_units(one.positions) for name, one in sets.items()}
     histograms: dict[str, list[UnitHistograms]] = {name: [] for name in sets}
     for group in groups:
@@ -345,24 +349,7 @@ def _observed(
             histograms[name],
             basins[name],
             {group.key: group.values(units[name]) for group in measured},
-            one.restarts_per_frame,
+            about[name].doubts,
         )
-        for name, one in sets.items()
+        for name in sets
     ]
-
-
-def _set_summary(name: str, one: SampleSet, groups: Sequence[ObservableGroup]) -> SetSummary:
-    slowest, largest = "", 0.0
-    for group in groups:
-        values = group.values(one.positions)
-        for k, label in enumerate(group.labels[:_MAX_COLUMNS]):
-            column = values[..., k]
-            # An angle is a direction: 179° and −179° are near each other.
-            around = np.exp(1j * np.radians(column)) if group.period else column
-            found = statistical_inefficiency(one.pieces(around))
-            if found > largest:
-                slowest, largest = label, found
-    return SetSummary(
-        name, one.n_frames, one.n_replicas, len(one.segments), one.unit_shape[0], one.unit_kind,
-        one.frame_interval, one.n_frames / largest, slowest, one.restarts_per_frame,
-    )  # fmt: skip

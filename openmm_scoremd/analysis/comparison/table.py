@@ -43,8 +43,8 @@ class Row:
     p_value : float
         Of the clearest region of these observables, corrected for the number of all regions.
     visible : float
-        Power: the smallest difference in the fraction of frames in a region of these observables
-        that would have been noticed (four standard errors, median over regions).
+        Power: the difference in the fraction of frames in a region of these observables that
+        would have been noticed with a probability of 80 %, median over regions.
     """
 
     group: str

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import jinja2
 
-from openmm_scoremd.analysis.comparison.pairs import MAX_VISIBLE, PairResult
+from openmm_scoremd.analysis.comparison.pairs import PairResult
 from openmm_scoremd.analysis.comparison.planes import BasinPlane
-from openmm_scoremd.analysis.comparison.summary import SetSummary, Summary
+from openmm_scoremd.analysis.comparison.sets import SetSummary
+from openmm_scoremd.analysis.comparison.summary import Summary
 from openmm_scoremd.analysis.comparison.table import HEAD, number, p_value_text, percent
 from openmm_scoremd.analysis.observables.free_energy import FreeEnergySurface
 from openmm_scoremd.analysis.observables.groups import ObservableGroup
@@ -66,7 +67,7 @@ def report_page(
         summary=summary,
         styles=styles,
         head=HEAD,
-        max_visible=percent(MAX_VISIBLE),
+        visible_from=percent(summary.visible_from),
         alpha=sum(pair.alpha for pair in summary.pairs),
         pairs=[_pair(pair) for pair in summary.pairs],
         bad=[i for i, pair in enumerate(summary.pairs) if pair.verdict == "NOT consistent"],
@@ -131,18 +132,25 @@ def _pair(pair: PairResult) -> dict[str, Any]:
 
 
 def _sample(entry: SetSummary) -> Sequence[str]:
-    time = trajectories = restarts = "–"
+    time = trajectories = restarts = halves = memory = "–"
     if entry.frame_interval is not None:
         total = entry.n_frames / entry.n_replicas * entry.frame_interval
         time = f"{total:.4g} ps each, {entry.frame_interval:.3g} ps between frames"
     if entry.unit_kind != "batches":
         trajectories = f"{entry.n_replicas:,}"
         restarts = f"{entry.restarts_per_frame:.2g}"
+        if entry.jumps_per_frame:
+            restarts += f", and {entry.jumps_per_frame:.2g} jumps"
+        if entry.n_frozen:
+            restarts += f", and {entry.n_frozen} replicas frozen"
         if entry.n_segments > entry.n_replicas:
             trajectories += f" in {entry.n_segments:,} segments"
+        halves, memory = p_value_text(entry.drift_p), percent(entry.memory)
+        if entry.remembered:
+            memory += f" ({entry.remembered})"
     return (
         entry.name, f"{entry.n_frames:,}", trajectories, time, f"{entry.effective_frames:,.0f}",
-        entry.slowest, f"{entry.n_units:,} {entry.unit_kind}", restarts,
+        entry.slowest, f"{entry.n_units:,} {entry.unit_kind}", restarts, halves, memory,
     )  # fmt: skip
 
 

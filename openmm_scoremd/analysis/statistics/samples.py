@@ -18,7 +18,10 @@ __all__ = ["MIN_REPLICAS", "SampleSet", "Segment"]
 #: With fewer replicas than this, blocks of replicas are the units that errors rest on.
 MIN_REPLICAS = 10
 
-_BATCHES = 100  # of frames that lie on one axis, at least
+_BATCHES = 100  # of frames that lie on one axis, at most about twice as many
+#: Batches and blocks hold so many correlation times that their neighbours hardly matter: their
+#: means are correlated by about 1/8.
+_CORRELATION_TIMES = 4.0
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -43,6 +46,13 @@ class SampleSet:
     restarts_per_frame : float
         How often replicas broke and were started again from an independent frame, for each frame
         that was written.
+    jumps_per_frame : float
+        How often replicas jumped to an independent frame, for each frame that was written.
+    n_frozen : int
+        Replicas that broke for good and are not among these.
+    inefficiency : float
+        Frames that count as one independent frame, at least 1 (statistical inefficiency of the
+        slowest observable). Batches and blocks are so long that they are independent of each other.
 
     Raises
     ------
@@ -55,6 +65,9 @@ class SampleSet:
     breaks: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
     frame_interval: float | None = None
     restarts_per_frame: float = 0.0
+    jumps_per_frame: float = 0.0
+    n_frozen: int = 0
+    inefficiency: float = 1.0
 
     def __post_init__(self) -> None:
         shape = self.positions.shape
@@ -109,10 +122,13 @@ class SampleSet:
         """Units, and frames of one.
 
         Independent frames are put into batches in the order they have: if they come from a
-        trajectory after all, correlations of neighbours stay inside a batch.
+        trajectory after all, correlations of neighbours stay inside a batch, of which there are
+        fewer then. A single trajectory has two blocks at least.
         """
         wanted = -(-MIN_REPLICAS // self.n_replicas) if self.has_time else _BATCHES
-        size = max(1, self.length // wanted)
+        correlated = math.ceil(_CORRELATION_TIMES * (self.inefficiency - 1.0))
+        longest = self.length if self.n_replicas > 1 else self.length // 2
+        size = max(1, min(max(self.length // wanted, correlated), longest))
         return self.n_replicas * (self.length // size), size
 
     @property

@@ -28,7 +28,7 @@ from openmm_scoremd.simulation.run.guards import Guard, make_guard, with_energie
 from openmm_scoremd.simulation.run.settings import RunSettings, derived_seed
 from openmm_scoremd.simulation.stability import stable_timestep
 from openmm_scoremd.trajectories.bead_files import write_viewer_files
-from openmm_scoremd.trajectories.reading import load_start_frames
+from openmm_scoremd.trajectories.reading import load_start_frames, trajectory_files
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class StartFrames:
     frames : ndarray or None
         Frames that were given, shape (R, N, 3), nm.
     path : str
-        Or the file to take them from; empty for neither.
+        Or the file or folder to take them from; empty for neither.
     sha256 : str
-        Hash of frames or file; empty where they are the model's own.
+        Hash of frames or files; empty where they are the model's own.
     """
 
     frames: ArrayLike | None = None
@@ -63,7 +63,7 @@ class StartFrames:
             return cls()
         if isinstance(start, (str, os.PathLike)):
             path = os.path.abspath(start)
-            return cls(path=path, sha256=sha256_of_file(path))
+            return cls(path=path, sha256=_sha256_of_start(path))
         content = np.ascontiguousarray(start, dtype=np.float64).tobytes()
         return cls(frames=start, sha256=hashlib.sha256(content).hexdigest())
 
@@ -127,6 +127,14 @@ class StartFrames:
                 degrees=model.metadata.n_dims * model.n_beads,
             )
         return frames, guard
+
+
+def _sha256_of_start(path: str) -> str:
+    """Return the hash of a file, or of all trajectories of a folder."""
+    files = trajectory_files(path)
+    if files == [Path(path)]:
+        return sha256_of_file(path)
+    return hashlib.sha256("".join(map(sha256_of_file, files)).encode()).hexdigest()
 
 
 def _redrawn(

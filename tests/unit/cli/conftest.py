@@ -67,11 +67,18 @@ def coarse_grain():
 
 
 @pytest.fixture(scope="session")
+def trajectory_of_dipeptide():
+    """Return the files of 200 frames of alanine dipeptide, and of its atoms."""
+    return TRAJECTORY, TOPOLOGY
+
+
+@pytest.fixture(scope="session")
 def workshop(tmp_path_factory, coarse_grain):
     """A folder in which every command has run, and what each of them said."""
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "tiny.yaml").write_text(CONFIG)
     steps = {
+        "init": ("beads.npz", "--steps", 20),
         "train": ("--config", "tiny.yaml", "--output", "run"),
         "refine": (
             *("run/weights.safetensors", "beads.npz", "refined", "--rounds", 1, "--replicas", 64),

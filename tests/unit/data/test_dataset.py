@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.errors import DatasetError, InvalidInputError
 from openmm_scoremd.topology import BeadTopology
 
@@ -105,35 +105,6 @@ def test_subset_keeps_order_and_everything_else(dataset):
 def test_impossible_subsets_are_refused(dataset, indices):
     with pytest.raises(InvalidInputError, match="frame indices"):
         dataset.subset(indices)
-
-
-def test_split_holds_every_frame_once():
-    train, held_back = split_frames(1000, held_back_fraction=0.1, seed=3)
-    assert (len(train), len(held_back)) == (900, 100)
-    assert train.dtype == held_back.dtype == np.int64
-    np.testing.assert_array_equal(np.sort(np.concatenate([train, held_back])), np.arange(1000))
-    assert not np.array_equal(train, np.sort(train))
-    again = split_frames(1000, held_back_fraction=0.1, seed=3)
-    other = split_frames(1000, held_back_fraction=0.1, seed=4)
-    np.testing.assert_array_equal(again[0], train)
-    assert not np.array_equal(other[0], train)
-
-
-def test_split_without_held_back_frames():
-    train, held_back = split_frames(5, held_back_fraction=0.0, seed=0)
-    assert (len(train), len(held_back)) == (5, 0)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_split_refuses_impossible_fractions(fraction):
-    with pytest.raises(InvalidInputError, match="held_back_fraction"):
-        split_frames(10, held_back_fraction=fraction, seed=0)
-
-
-@pytest.mark.parametrize(("n_frames", "fraction"), [(1, 0.5), (1, 0.9), (0, 0.0), (4, 0.1)])
-def test_split_refuses_an_empty_part(n_frames, fraction):
-    with pytest.raises(DatasetError, match=rf"^{n_frames} frame"):
-        split_frames(n_frames, held_back_fraction=fraction, seed=0)
 
 
 @pytest.mark.parametrize(

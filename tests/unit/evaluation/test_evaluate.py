@@ -12,7 +12,7 @@ from openmm_scoremd.analysis.comparison.summary import summarise
 from openmm_scoremd.analysis.report import plots
 from openmm_scoremd.analysis.statistics.samples import SampleSet
 from openmm_scoremd.cli.main import main
-from openmm_scoremd.data.dataset import split_frames
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import InvalidInputError, ModelFileError, UndecidedError
 from openmm_scoremd.evaluation.evaluate import evaluate
 from openmm_scoremd.model_file import ScoreModelFile
@@ -38,7 +38,9 @@ class TestEvaluate:
         found = evaluate(
             model, path, tmp_path / "out", iid=iid, replicas=replicas, seed=9, resampling=FAST
         )
-        unseen = frames[np.sort(split_frames(40, held_back_fraction=0.25, seed=3)[1])]
+        unseen = frames[
+            np.sort(split_frames(40, held_back_fraction=0.25, seed=3, split="frames")[1])
+        ]
         sets = {"reference": unseen, "iid": iid, "simulation": replicas}
         sets = {name: SampleSet(positions) for name, positions in sets.items()}
         expected = summarise(
@@ -123,6 +125,8 @@ class TestExitCodes:
         make_dataset(frames=chain(400, 4).astype(np.float32))
         save_frames(chain(300, 4, seed=3), tmp_path / "good.dcd")
         save_frames(chain(9, 4, seed=3), tmp_path / "few.dcd")
+        for replica in range(4):
+            save_frames(chain(4, 4, seed=replica), tmp_path / f"short/replica_000{replica}.dcd")
         save_frames(1.2 * chain(60, 4, seed=3), tmp_path / "bad.dcd")
         save_frames(chain(300, 4, seed=3), tmp_path / "runs/a.dcd")
         save_frames(chain(60, 4, seed=3), tmp_path / "md/replica_0000.dcd")
@@ -135,6 +139,9 @@ class TestExitCodes:
             (["--iid", "good.dcd", "--require-consistent"], 0),
             (["--iid", "few.dcd"], 0),
             (["--iid", "few.dcd", "--require-consistent"], 4),
+            (["--frames", "0", "--simulation", "short", "--require-consistent"], 4),
+            (["--iid", "good.dcd", "--require-consistent", "--visible-from", "0.01"], 4),
+            (["--iid", "good.dcd", "--visible-from", "1.5"], 2),
             (["--iid", "bad.dcd"], 0),
             (["--iid", "bad.dcd", "--require-consistent"], 3),
             (["--frames", "0", "--simulation", "runs"], 0),
@@ -150,10 +157,10 @@ class TestExitCodes:
         if code == 3:
             assert "iid and reference: NOT consistent" in said.err
         if code == 4:
-            assert "iid and reference: cannot tell (only differences above" in said.err
+            assert "and reference: cannot tell (only differences above" in said.err
         if code != 2:
             assert "pictures and numbers: out" in said.out
             assert Path("out/report.html").stat().st_size > 10_000
             content = json.loads(Path("out/metrics.json").read_text())
-            agrees = "good.dcd" in arguments or "runs" in arguments
+            agrees = ("good.dcd" in arguments or "runs" in arguments) and code == 0
             assert content["verdict"]["consistent"] == agrees

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from openmm_scoremd.data.dataset import CGDataset, save_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, save_dataset
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import DatasetError, ModelFileError
 from openmm_scoremd.evaluation.reference import held_out_frames, load_reference
 from openmm_scoremd.model_file import ScoreModelFile
@@ -14,7 +15,7 @@ SPLIT = {"config": {"seed": 3, "data": {"held_back_fraction": 0.25}}}
 class TestHeldOutFrames:
     def test_of_the_dataset_of_the_training(self, make_dataset, trained_on):
         path, frames = make_dataset()
-        _, held_out = split_frames(40, held_back_fraction=0.25, seed=3)
+        _, held_out = split_frames(40, held_back_fraction=0.25, seed=3, split="frames")
         found = load_reference(trained_on(path, SPLIT), path)
         np.testing.assert_array_equal(found.positions, frames[np.sort(held_out)])
         assert found.description == "10 frames that training did not see"

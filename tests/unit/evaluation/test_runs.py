@@ -83,6 +83,20 @@ class TestRuns:
         write_sidecar(run, breaks=[(1, 4), (1, 4), (2, 7)])
         assert read_run(run, n_beads=4).restarts_per_frame == 0.1
 
+    def test_jumps_and_frozen_replicas(self, run):
+        write_sidecar(run, breaks=[], frozen={"1": 5})
+        record = json.loads((run / "trajectories.json").read_text())
+        record = {**record, "jump_interval": 4 * record["interval"]}
+        (run / "trajectories.json").write_text(json.dumps(record))
+        found = read_run(run, n_beads=4)
+        assert (found.n_frozen, found.jumps_per_frame) == (1, 0.25)
+        assert found.segments[:3] == ((0, 0, 4), (0, 4, 8), (0, 8, 10))
+
+    def test_all_replicas_are_frozen(self, run):
+        write_sidecar(run, breaks=[], frozen={"0": 5, "1": 5, "2": 5})
+        with pytest.raises(InvalidInputError, match=r"all 3 replicas of .* shorter time step"):
+            read_run(run, n_beads=4)
+
     def test_independent_frames_are_no_run(self, chain, tmp_path):
         save_frames(chain(9, 4), tmp_path / "iid/iid.dcd")
         for path in (tmp_path / "iid", tmp_path / "iid/iid.dcd"):

@@ -15,7 +15,8 @@ import torch
 
 from openmm_scoremd import ReplicaSimulation, ScoreModelFile, export_torchscript
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset, split_frames
+from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import (
     CheckpointError,
     ConfigurationError,
@@ -189,7 +190,7 @@ class TestRefine:
         assert torch.equal(torch.cat([v.flatten() for v in final.values()]), parameters[2])
 
     def test_frames_held_back_are_not_used(self, refined, data):
-        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3)
+        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3, split="frames")
         expected = load_dataset(data).positions[np.sort(training)] / 0.09
         np.testing.assert_allclose(refined.data[0], expected, rtol=1e-6)
 
@@ -252,7 +253,7 @@ class TestRefine:
         monkeypatch.setattr(ReplicaSimulation, "phase_space", lambda _self: (0.0, 0.0))
         with pytest.raises(KeyboardInterrupt):
             refine(weights, data, tmp_path / "out", settings=SETTINGS)
-        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3)
+        training, _ = split_frames(N_FRAMES, held_back_fraction=0.2, seed=3, split="frames")
         expected = load_dataset(data).positions[np.sort(training)[7]]
         np.testing.assert_allclose(starts[0], np.broadcast_to(expected, (20, 5, 3)), atol=1e-7)
 

@@ -33,6 +33,7 @@ CONFIG = TrainingConfig(DataConfig("/home/somebody/data.npz"))
         (DataConfig, {"held_out_fraction": -0.1}),
         (DataConfig, {"held_out_fraction": math.nan}),
         (DataConfig, {"augmentation": "reflection"}),
+        (DataConfig, {"split": "random"}),
         (DataConfig, {"scale": 0.0}),
         (DataConfig, {"scale": math.inf}),
         (LossConfig, {"t_min": 0.0}),
@@ -127,13 +128,15 @@ def test_record_is_plain_json_without_folders():
     ("entries", "expected"),
     [
         ({}, []),
-        ({"epochs": 7}, ["epochs"]),
         ({"seed": 1, "batch_size": 8}, ["batch_size", "seed"]),
         ({"loss": LossConfig(t_min=1e-4)}, ["loss.t_min"]),
         (
             {"network": GraphTransformerConfig(hidden_dim=8, heads=2)},
             ["network.heads", "network.hidden_dim"],
         ),
+        # A run may be made longer, and its weights chosen again.
+        ({"epochs": 7}, []),
+        ({"epochs": None, "steps": 7, "weights": "best"}, []),
         # These do not change what is computed.
         ({"title": "other", "log_steps": 3, "checkpoint_seconds": 1.0}, []),
         ({"data": DataConfig("elsewhere/copy.npz")}, []),
@@ -152,6 +155,14 @@ def test_entries_that_an_older_version_did_not_know_have_their_defaults():
     assert changed_keys(old, config_record(CONFIG)) == []
     other = dataclasses.replace(CONFIG, seed=1, network=GraphTransformerConfig(heads=2))
     assert changed_keys(old, config_record(other)) == ["network.heads", "seed"]
+
+
+def test_runs_of_earlier_versions_held_single_frames_out():
+    old = config_record(CONFIG)
+    del old["data"]["split"]
+    assert changed_keys(old, config_record(CONFIG)) == ["data.split"]
+    same = dataclasses.replace(CONFIG, data=DataConfig("data.npz", split="frames"))
+    assert changed_keys(old, config_record(same)) == []
 
 
 def test_runs_of_earlier_versions_go_on():
@@ -353,11 +364,12 @@ def test_a_stage_serves_no_times():
         {"loss": LossConfig(t_min=1e-4)},
         {"fokker_planck": FokkerPlanckConfig(alpha=1e-3)},
         {"epochs": 7},
+        {"epochs": None, "steps": 7},
         {"start_from": "weights.safetensors"},
     ],
 )
 def test_what_belongs_to_each_expert_is_refused_beside_them(entries):
-    (name,) = entries
+    name = next(iter(entries))
     with pytest.raises(ConfigurationError, match=f"^{name} is given beside experts; .* for each"):
         mixture(high(), low(), **entries)
 
@@ -403,3 +415,20 @@ def test_the_file_a_run_started_from_is_named_without_folders():
     assert config_record(config)["start_from"] == "weights.safetensors"
     # The weights of a run that goes on are in its checkpoint.
     assert changed_keys(config_record(CONFIG), config_record(config)) == []
+
+
+@pytest.mark.parametrize("make", [lambda **given: TrainingConfig(DataConfig("x"), **given), low])
+def test_length_in_epochs_or_in_steps(make):
+    assert (make().epochs, make().steps) == (100, None)
+    assert (make(steps=5).epochs, make(steps=5).steps) == (None, 5)
+    assert (make(epochs=5).epochs, make(epochs=5).steps) == (5, None)
+    for given in ({"epochs": 3, "steps": 5}, {"steps": 0}):
+        with pytest.raises(ConfigurationError, match=r"steps is"):
+            make(**given)
+
+
+def test_best_weights_need_held_out_frames():
+    with pytest.raises(ConfigurationError, match="weights is 'best'; it must be 'last' unless"):
+        TrainingConfig(DataConfig("x", held_out_fraction=0.0), weights="best")
+    with pytest.raises(ConfigurationError, match="weights is first"):
+        TrainingConfig(DataConfig("x"), weights="first")

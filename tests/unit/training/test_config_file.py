@@ -443,3 +443,57 @@ class TestRefused:
             for name, value in entries.items()
         ]
         assert config_record(load_training_config(yaml, overrides=overrides)) == record
+
+
+class TestOptionsOfExperts:
+    @pytest.fixture
+    def mixture(self, tmp_path):
+        path = tmp_path / "mixture.yaml"
+        path.write_text(EXPERTS)
+        return ["--config", str(path)]
+
+    def test_every_entry_of_one_expert(self, parse, mixture):
+        before, _ = parse(*mixture)
+        options = ["--experts.high.loss.weight_end=0.95", "--experts.high.steps", "7"]
+        config, _ = parse(*options, *mixture)
+        high, *others = config.experts
+        assert (high.loss.weight_end, high.steps, high.epochs) == (0.95, 7, None)
+        assert high.network == before.experts[0].network
+        assert tuple(others) == before.experts[1:]
+        new, _ = parse(*mixture, "--experts.high.optimizer.ema_decay=0.5")
+        assert new.experts[0].optimizer == OptimizerConfig(ema_decay=0.5)
+
+    def test_shown_by_print_config(self, parse, mixture, capsys):
+        with pytest.raises(SystemExit):
+            parse(*mixture, "--experts.high.epochs", "77", "--print_config")
+        assert "epochs: 77" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--experts.hihg.epochs=7"], r"names no expert and entry; there are the experts high"),
+            (["--experts.high=7"], r"names no expert and entry"),
+            (["--experts.high.epochs"], r"--experts\.high\.epochs has no value"),
+            (["--experts.high.epoch=7"], r"unknown entry experts\.epoch .did you mean"),
+            (["--experts.high.epochs=0"], r"expert high: epochs is 0"),
+        ],
+    )
+    def test_refused(self, parse, mixture, options, message):
+        with pytest.raises(ConfigurationError, match=message):
+            parse(*mixture, *options)
+
+    def test_names_with_dots(self, parse, tmp_path):
+        path = tmp_path / "dots.yaml"
+        path.write_text(EXPERTS.replace(": high", ": high.v2"))
+        config, _ = parse("--config", str(path), "--experts.high.v2.epochs=9")
+        assert config.experts[0].epochs == 9
+
+
+def test_steps_given_replace_the_epochs_of_a_file(parse, yaml):
+    config, _ = parse("--config", str(yaml), "--steps", "12")
+    assert (config.steps, config.epochs) == (12, None)
+    yaml.write_text(YAML.replace("epochs: 7", "steps: 12"))
+    config, _ = parse("--config", str(yaml), "--epochs=3")
+    assert (config.steps, config.epochs) == (None, 3)
+    with pytest.raises(ConfigurationError, match="one of them alone"):
+        parse("--config", str(yaml), "--epochs=3", "--steps=4")

@@ -1,12 +1,14 @@
 """The log survives crashes: only whole rows count, and work done again is not listed twice."""
 
+import dataclasses
+
 import pytest
 
 from openmm_scoremd.training.log import COLUMNS, LogRow, TrainingLog, read_log
 
 
 def row(step):
-    return LogRow(step, step / 7.0, 1.0 / step, 1e-3, 1234.5)
+    return LogRow(step, step / 7.0, 1.0 / step, 1e-3, 1234.5, held_out_loss=2.0 / step)
 
 
 @pytest.fixture
@@ -25,6 +27,19 @@ def test_rows_come_back(log):
         for name in COLUMNS:
             assert getattr(r, name) == pytest.approx(getattr(expected, name), rel=1e-4)
     assert log.path.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_held_out_loss_may_be_missing(log):
+    without = dataclasses.replace(row(40), held_out_loss=None)
+    log.append(without)
+    assert read_log(log.path)[-1].held_out_loss is None
+    # Logs of earlier versions have no such column; it is added when a run goes on.
+    lines = [line.rpartition(",")[0] for line in log.path.read_text().splitlines()]
+    log.path.write_text("\n".join([*lines, ""]))
+    assert [r.held_out_loss for r in read_log(log.path)] == [None] * 4
+    again = TrainingLog(log.path, last_step=40)
+    again.append(row(50))
+    assert [r.held_out_loss for r in read_log(log.path)] == [None] * 4 + [0.04]
 
 
 def test_no_file_no_rows(tmp_path):

@@ -1,8 +1,10 @@
 """Runs that are killed at any moment and go on to the same weights; runs that may not go on."""
 
+import math
 import os
 
 import pytest
+import torch
 
 from openmm_scoremd.data.dataset import CGDataset, load_dataset, save_dataset
 from openmm_scoremd.errors import CheckpointError
@@ -144,7 +146,6 @@ def test_nothing_to_resume(planar, make_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"epochs": 6}, ["epochs"]),
         ({"seed": 4, "batch_size": 8}, ["batch_size", "seed"]),
         ({"optimizer.learning_rate": 2e-2}, ["optimizer.learning_rate"]),
         ({"network.hidden_dims": (8, 9)}, ["network.hidden_dims"]),
@@ -185,3 +186,40 @@ def test_a_damaged_checkpoint_is_refused(finished, planar, make_config):
     (folder / CHECKPOINT).write_bytes(content[:-100])
     with pytest.raises(CheckpointError, match="not a training checkpoint"):
         Trainer(make_config(planar), folder).resume()
+
+
+def test_a_run_is_made_longer(finished, planar, make_config, read_run):
+    _, folder = finished
+    before, _ = read_run(folder)
+    longer = make_config(planar, title="Two modes", epochs=7)
+    Trainer(longer, folder).resume()
+    rows = read_log(folder / LOG)
+    assert [row.step for row in rows] == [3, 6, 9, 12, 15, 18, 21, 24, 25, 28, 31, 34, 35]
+    # On the cosine of the longer run.
+    assert rows[9].learning_rate == pytest.approx(
+        1e-5 + 0.5 * (1e-2 - 1e-5) * (1.0 + math.cos(math.pi * 27 / 35)), rel=1e-4
+    )
+    after, _ = read_run(folder)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    assert load_checkpoint(folder / CHECKPOINT).config["epochs"] == 7
+
+
+def test_a_run_is_not_made_shorter_than_it_is(finished, planar, make_config):
+    _, folder = finished
+    with pytest.raises(CheckpointError, match="25 steps behind it and the run is to have 24;"):
+        Trainer(make_config(planar, epochs=None, steps=24), folder).resume()
+
+
+def test_the_other_weights_of_a_finished_run(finished, planar, make_config, read_run):
+    trainer, folder = finished
+    last, log = read_run(folder)
+    Trainer(make_config(planar, weights="best"), folder).resume()
+    best, same_log = read_run(folder)
+    assert same_log == log
+    for name, value in best.items():
+        assert torch.equal(value, trainer.held_out.best[name])
+    lowest = min(row.held_out_loss for row in read_log(folder / LOG))
+    assert trainer.held_out.lowest == pytest.approx(lowest, rel=1e-5)
+    Trainer(make_config(planar), folder).resume()
+    again, _ = read_run(folder)
+    assert all(torch.equal(again[name], last[name]) for name in last)

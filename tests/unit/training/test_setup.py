@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_scoremd.data.dataset import load_dataset, split_frames
+from openmm_scoremd.data.dataset import load_dataset
 from openmm_scoremd.data.regions import region_of_frames, spreading_weights
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.diffusion.schedule import VPSchedule
 from openmm_scoremd.diffusion.weighting import (
     BalancedTimes,

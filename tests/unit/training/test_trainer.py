@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from openmm_scoremd._files.run_record import sha256_of_file
-from openmm_scoremd.data.dataset import load_dataset, split_frames
+from openmm_scoremd.data.dataset import load_dataset
+from openmm_scoremd.data.split import split_frames
 from openmm_scoremd.errors import ConfigurationError, NumericalError
 from openmm_scoremd.models.graph_transformer.family import GraphTransformerEnergy
 from openmm_scoremd.models.mlp import MLPEnergy
@@ -25,7 +26,9 @@ CHECKPOINT, WEIGHTS, LOG = "checkpoint.safetensors", "weights.safetensors", "log
 
 def test_files_and_steps(finished, planar):
     trainer, folder = finished
-    assert sorted(p.name for p in folder.iterdir()) == [CHECKPOINT, LOG, "run.json", WEIGHTS]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *(CHECKPOINT, LOG, "run.json", "training.yaml", WEIGHTS)
+    ]
     assert trainer.n_steps == 25
     rows = read_log(folder / LOG)
     assert [row.step for row in rows] == [3, 6, 9, 12, 15, 18, 21, 24, 25]

@@ -201,10 +201,30 @@ class TestStartFrames:
             with pytest.raises(DatasetError, match="has 6 frames of 4 beads; the model has 5"):
                 load_start_frames(tmp_path / name, n_beads=5, n=6)
 
+    def test_a_dataset(self, frames, tmp_path):
+        np.savez(tmp_path / "beads.npz", positions=np.float32(frames), temperature=300.0)
+        found = load_start_frames(tmp_path / "beads.npz", n_beads=4, n=6)
+        np.testing.assert_array_equal(found, np.float32(frames))
+        np.savez(tmp_path / "plane.npz", positions=np.float32(frames[:, :, :2]))
+        found = load_start_frames(tmp_path / "plane.npz", n_beads=4, n=6)
+        np.testing.assert_array_equal(found[..., :2], np.float32(frames[..., :2]))
+        assert not found[..., 2].any()
+        np.savez(tmp_path / "other.npz", positions=np.arange(3))
+        for name in ("plane.npz", "other.npz"):
+            with pytest.raises(DatasetError, match=name):
+                load_start_frames(tmp_path / name, n_beads=5, n=2)
+
+    def test_a_folder_that_is_no_run(self, frames, dcd):
+        save_frames(frames + 1.0, dcd.with_name("later.dcd"))
+        found = load_start_frames(dcd.parent, n_beads=4, n=12)
+        np.testing.assert_allclose(found, np.concatenate([frames, frames + 1.0]), atol=1e-6)
+
     # MDTraj leaves a PDB file open that it cannot read.
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    @pytest.mark.parametrize("name", ["no.dcd", "no.pdb", "text.dcd", "text.pdb", "text.xtc"])
+    @pytest.mark.parametrize(
+        "name", ["no.dcd", "no.pdb", "no.npz", "text.dcd", "text.pdb", "text.xtc", "text.npz"]
+    )
     def test_no_frames(self, tmp_path, name):
         if name.startswith("text"):
             (tmp_path / name).write_text("nothing")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from openmm_scoremd.analysis.comparison import Resampling
 from openmm_scoremd.analysis.comparison.summary import summarise
@@ -74,7 +75,11 @@ class TestVerdict:
         assert lowest.second < lowest.first
         assert "NOT consistent (p < 0.0001)\n  x, " in found.format_verdict()
         verdict = found.to_dict()["verdict"]
-        assert verdict == {"consistent": False, "inconsistent_pairs": [["reference", "iid"]]}
+        assert verdict == {
+            "consistent": False,
+            "inconsistent_pairs": [["reference", "iid"]],
+            "visible_from": 0.25,
+        }
 
     def test_distance_of_shifted_gaussians_is_the_shift(self):
         sets = {"reference": gaussian(0, 20_000), "iid": gaussian(1, 20_000, shift=0.3)}
@@ -225,13 +230,44 @@ class TestPower:
         said = found.format_verdict()
         assert "simulation and reference: cannot tell (p = " in said
         assert f"only differences above {100 * pair.smallest_visible:.3g} % of the frames" in said
+        assert "in a region of x" in said or "in a region of y" in said
         assert found.to_dict()["pairs"][0]["reason"] == pair.reason
+
+    def test_four_frames_of_four_replicas_never_pass(self):
+        for seed in range(30):
+            sets = {"reference": gaussian(seed, 4000), "simulation": gaussian(100 + seed, 4, 4)}
+            assert summarise(sets, POINT, resampling=FAST).verdict != "consistent"
+
+    def test_many_stiff_bonds_do_not_hide_a_slow_angle(self):
+        # Bonds are new in every frame; one bead lies above or below the chain, always.
+        def stuck(seed, *shape):
+            frames = beads(seed, *shape)
+            frames[..., 5, 2] += 0.4 * (np.arange(shape[0]) % 2).reshape(-1, *[1] * len(shape[1:]))
+            return SampleSet(frames)
+
+        sets = {"reference": stuck(0, 800), "simulation": stuck(1, 12, 60)}
+        (pair,) = summarise(sets, CHAIN, resampling=FAST).pairs
+        rows = {row.label: row.visible for row in pair.observables}
+        assert rows["CA1–CA2"] < 0.25 < pair.smallest_visible
+        assert pair.verdict == "cannot tell"
+        assert pair.least_visible in pair.reason
+
+    def test_what_must_be_visible_can_be_said(self):
+        sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
+        found = summarise(sets, POINT, resampling=FAST, visible_from=0.01)
+        assert found.verdict == "cannot tell"
+        assert "must from 1 % on" in found.pairs[0].reason
+        visible = found.pairs[0].smallest_visible
+        assert summarise(sets, POINT, resampling=FAST, visible_from=1.01 * visible).consistent
+        with pytest.raises(InvalidInputError, match="visible_from is 0"):
+            summarise(sets, POINT, visible_from=0.0)
 
     def test_power_stands_beside_a_verdict(self):
         sets = {"reference": gaussian(0, 4000), "iid": gaussian(1, 2000)}
         found = summarise(sets, POINT, resampling=FAST)
-        # Four standard errors of a tenth of the frames.
-        expected = 4 * np.sqrt(0.09 * (1 / 4000 + 1 / 2000))
+        # Of a tenth of the frames, for about 20 regions: 1 % on both sides together, and 80 %.
+        errors = stats.norm.isf(0.005 / 20) + stats.norm.ppf(0.8)
+        expected = errors * np.sqrt(0.09 * (1 / 4000 + 1 / 2000))
         assert found.pairs[0].smallest_visible == pytest.approx(expected, rel=0.15)
         shown = f", visible from {100 * found.pairs[0].smallest_visible:.3g} %)"
         assert shown in found.format_verdict()

@@ -82,3 +82,23 @@ def test_thinned_trajectories_keep_breaks_and_time():
 def test_impossible_input(changes, message):
     with pytest.raises(InvalidInputError, match=message):
         SampleSet(**{"positions": frames(5), **changes})
+
+
+class TestUnitsOfCorrelatedFrames:
+    @pytest.mark.parametrize(
+        ("shape", "inefficiency", "units"),
+        [
+            ((1000, 1, 2), 1.0, (100, 10)),
+            ((1000, 1, 2), 3.5, (100, 10)),
+            ((1000, 1, 2), 11.0, (25, 40)),
+            ((1000, 1, 2), 101.0, (2, 400)),
+            ((1000, 1, 2), 900.0, (2, 500)),
+            ((4, 300, 1, 2), 1.0, (12, 100)),
+            ((4, 300, 1, 2), 51.0, (4, 200)),
+            ((4, 300, 1, 2), 290.0, (4, 300)),
+            ((1, 300, 1, 2), 290.0, (2, 150)),
+            ((20, 300, 1, 2), 290.0, (20, 300)),
+        ],
+    )
+    def test_hold_four_correlation_times_or_all_there_is(self, shape, inefficiency, units):
+        assert SampleSet(np.zeros(shape), inefficiency=inefficiency).unit_shape == units

@@ -30,6 +30,43 @@ def two_state(rng, units, frames, p, *, features, rate):
     return fractions(inside)
 
 
+class TestVisible:
+    @pytest.mark.parametrize("units", [6, 50])
+    def test_a_visible_difference_is_noticed_four_times_of_five(self, units):
+        p, alpha = np.full(8, 0.3), 0.01
+        same = [
+            family_wise_test(
+                independent(np.random.default_rng([seed, 0]), units, 100, p),
+                independent(np.random.default_rng([seed, 1]), units, 100, p),
+                seed=seed,
+            )
+            for seed in range(10)
+        ]
+        difference = np.median([test.visible(alpha).mean() for test in same])
+        shifted = p.copy()
+        shifted[5] += difference
+        noticed = 0
+        for seed in range(100):
+            rng = np.random.default_rng(seed)
+            sides = [independent(rng, units, 100, one) for one in (p, shifted)]
+            noticed += family_wise_test(*sides, seed=seed).p_values[5] < alpha
+        # 80 of 100, give or take 4; where errors are known from six units, a little more.
+        assert 65 <= noticed <= (92 if units > 10 else 100)
+
+    def test_few_units_show_less_than_their_error_says(self):
+        rng = np.random.default_rng(0)
+        few = family_wise_test(*(independent(rng, 3, 2000, [0.3]) for _ in range(2)), seed=0)
+        many = family_wise_test(*(independent(rng, 60, 100, [0.3]) for _ in range(2)), seed=0)
+        errors = [float((t.visible(0.01) / t.standard_error)[0]) for t in (few, many)]
+        assert errors[1] == pytest.approx(stats.norm.isf(0.005) + stats.norm.ppf(0.8), rel=0.05)
+        assert errors[0] > 1.4 * errors[1]
+
+    def test_nothing_is_visible_where_nothing_is_judged(self):
+        rng = np.random.default_rng(0)
+        found = family_wise_test(*(independent(rng, 9, 9, [0.0]) for _ in range(2)), seed=0)
+        assert np.isnan(found.visible(0.01)).all()
+
+
 class TestFalseAlarms:
     # Binomial: 200 draws at 5 % exceed 21 with a probability of 0.05 %, and at 1 % exceed 8.
     @pytest.mark.parametrize("kind", ["independent", "slow", "rare"])

@@ -16,7 +16,7 @@ from openmm_scoremd.simulation.run.settings import RunSettings
 from openmm_scoremd.trajectories.reading import load_replicas
 from openmm_scoremd.trajectories.segments import restarts_per_frame, unbroken_segments
 
-SHIPPED = Path(__file__).parents[4] / "torchscript_models" / "alanine_dipeptide.pt"
+SHIPPED = Path(__file__).parents[4] / "torchscript_models" / "alanine_dipeptide_invariant.pt"
 PLATFORMS = ["Reference", "CPU"]
 
 

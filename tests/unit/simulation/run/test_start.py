@@ -9,6 +9,7 @@ from openmm_scoremd.errors import InvalidInputError
 from openmm_scoremd.model_file import ScoreModelFile
 from openmm_scoremd.simulation.run.replica_run import ReplicaRun
 from openmm_scoremd.simulation.run.settings import RunSettings
+from openmm_scoremd.trajectories.reading import load_replicas
 
 
 def test_a_scaled_run_goes_on_bit_by_bit(start_run, finished_run, contents, pair, tmp_path):
@@ -61,3 +62,14 @@ def test_a_run_begins_whatever_viewers_can_read(make_toy, make_metadata, chain, 
         assert run.advance()
         assert (run.folder / "topology.pdb").exists()
         assert (run.folder / "topology.psf").exists()
+
+
+@pytest.mark.parametrize("files", ["replica", "combined"])
+def test_a_run_begins_where_another_one_ended(finished_run, pair, tmp_path, files):
+    before = finished_run(files=files)
+    ends = load_replicas(before, n_beads=pair.n_beads)[:, -1]
+    settings = RunSettings(replicas=len(ends), steps=20, interval=10, timestep=1e-4)
+    with ReplicaRun.start(pair, tmp_path / "next", settings, start=before) as run:
+        moved = run.simulation.positions - ends
+        # Molecules are moved back by whole nanometers.
+        np.testing.assert_allclose(moved - np.rint(moved[:, :1]), 0.0, atol=1e-5)

@@ -68,7 +68,7 @@ def test_many_steps_are_as_many_single_steps(planar, make_config, tmp_path, kind
     many.steps.division = DIVISIONS[division]
     assert single.steps is None
     for first, stop in ((0, 1), (1, 4), (4, 10), (10, 15)):
-        row, expected = many._train_steps(first, stop), single._train_steps(first, stop)
+        row, expected = many.train_steps(first, stop), single.train_steps(first, stop)
         # Fabric hands out the loss of a single step in float32.
         assert row.loss == pytest.approx(expected.loss, rel=2e-7)
         assert row.learning_rate == expected.learning_rate
@@ -94,10 +94,10 @@ def test_single_steps_may_follow(planar, make_config, tmp_path):
         make_config(planar, **DOUBLE, **{"hardware.backend": "compiled"}), tmp_path / "a"
     )
     single = Trainer(make_config(planar, **DOUBLE), tmp_path / "b")
-    mixed._train_steps(0, 3)
+    mixed.train_steps(0, 3)
     mixed._train_step(3)
-    mixed._train_steps(4, 6)
-    single._train_steps(0, 6)
+    mixed.train_steps(4, 6)
+    single.train_steps(0, 6)
     compare(state_of(mixed), state_of(single), 1e-10)
 
 
@@ -110,7 +110,7 @@ def test_parts_see_all_of_a_batch_once(planar, make_config, tmp_path, monkeypatc
         "openmm_scoremd.training.compiled.steps.compile_graph",
         lambda graph, _: lambda *arrays: (seen.append(arrays[2]), graph(*arrays))[1],
     )
-    trainer._train_steps(0, 1)
+    trainer.train_steps(0, 1)
     # The update, compiled likewise, has no times.
     times = torch.cat([t for t in seen if t.ndim == 1 and len(t) == trainer.config.batch_size // 4])
     assert torch.equal(times.sort().values, trainer.stream.batch(0).t.sort().values)
