@@ -16,14 +16,13 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from openmm_scoremd._files.atomic import atomic_path
 from openmm_scoremd._files.tensors import tensors_from_bytes, tensors_to_bytes
@@ -39,13 +38,6 @@ from openmm_scoremd.models.weights import network_of_record
 #: Most pairs of beads for which lists are made, where the file itself has no more numbers than
 #: that: a short list of beads must not fill the memory.
 _MOST_PAIRS: Final = 4_000_000
-
-#: Functions that draw numbers into a tensor.
-_DRAWING: Final = frozenset(
-    f"{prefix}{name}_"
-    for prefix in ("", "kaiming_", "xavier_", "trunc_")
-    for name in ("normal", "uniform")
-)
 
 _DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
 
@@ -215,7 +207,7 @@ def _check_outline(tensors: Mapping[str, Tensor], metadata: ModelMetadata) -> No
             f"it has {metadata.n_beads} beads and only {n_numbers} numbers; model files without "
             f"code are for up to {_MOST_PAIRS**0.5:.0f} beads, or for larger networks"
         )
-    with _at_most(len(tensors)), torch.device("meta"), _NoNumbers():
+    with _at_most(len(tensors)), torch.device("meta"):
         outline = network_of_record(metadata, metadata.architecture)
     outline.to(_DTYPES[metadata.dtype])
     expected = {
@@ -224,29 +216,6 @@ def _check_outline(tensors: Mapping[str, Tensor], metadata: ModelMetadata) -> No
         for name, tensor in _stored(network).items()
     }
     _check_same(expected, {n: v for n, v in tensors.items() if n.startswith("experts.")})
-
-
-class _NoNumbers(TorchFunctionMode):
-    """Leaves out drawing first values, which tensors of shapes alone do not have.
-
-    torch would do nothing as well, but import a compiler for it, which takes a second.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Return what the function returns, with any numbers in it."""
-        named = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in ("rand", "randn"):
-            return torch.empty(*args, **named)
-        if name in _DRAWING:
-            return args[0] if args else named["tensor"]
-        return func(*args, **named)
 
 
 @contextmanager
