@@ -62,6 +62,7 @@ BEADS = "--temperature 300 --preset alanine-dipeptide --output new.npz"
 #: Kind, the good file, and the command that reads the damaged one, called CASE.
 KINDS = {
     "model": ("tiny.pt", "info CASE"),
+    "code-free": ("tiny.safetensors", "info CASE"),
     "weights": ("weights.safetensors", "export CASE new.pt"),
     "dataset": (
         "beads.npz",
@@ -106,6 +107,7 @@ def make_good_files(folder: Path) -> None:
         f"coarse-grain atoms.dcd --topology atoms.pdb {BEADS}".replace("new", "beads"),
         "train --config tiny.yaml --output run",
         "export run/weights.safetensors tiny.pt",
+        "export run/weights.safetensors tiny.safetensors",
     ):
         code, text = _scoremd(line.split(), folder)
         if code != 0:
@@ -122,6 +124,8 @@ def damaged(content: bytes, name: str, random_: random.Random) -> bytes:
     suffix = Path(name).suffix
     if suffix in (".pt", ".npz") and random_.random() < 0.6:
         return _changed_archive(content, random_)
+    if name == "tiny.safetensors" and random_.random() < 0.5:
+        return _changed_record(content, random_)
     if suffix == ".safetensors" and random_.random() < 0.5:
         size = int.from_bytes(content[:8], "little")
         header = _changed_text(content[8 : 8 + size], random_)
@@ -152,6 +156,19 @@ def _changed_archive(content: bytes, random_: random.Random) -> bytes:
         for member, data in members.items():
             archive.writestr(member, data)
     return buffer.getvalue()
+
+
+def _changed_record(content: bytes, random_: random.Random) -> bytes:
+    """Change the record of a model file without code; its hash is right again."""
+    from openmm_scoremd._files.tensors import tensors_from_bytes, tensors_to_bytes
+    from openmm_scoremd.artifact.metadata import MODEL_KEY
+
+    record, tensors = tensors_from_bytes(content, key=MODEL_KEY)
+    text = _changed_text(json.dumps(record).encode(), random_)
+    try:
+        return tensors_to_bytes(tensors, key=MODEL_KEY, header={**json.loads(text)})
+    except (ValueError, TypeError):
+        return _changed_bytes(content, random_)
 
 
 def _changed_text(content: bytes, random_: random.Random) -> bytes:

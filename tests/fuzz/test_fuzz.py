@@ -28,7 +28,7 @@ def fuzz():
 
 @pytest.mark.slow
 def test_damaged_files_give_errors_of_ours_and_nothing_else(fuzz, capsys):
-    result = fuzz.fuzz(45, seed=7, kinds=list(fuzz.KINDS))
+    result = fuzz.fuzz(50, seed=7, kinds=list(fuzz.KINDS))
     assert result["findings"] == []
     for kind, counts in result["counts"].items():
         assert sum(counts.values()) == 5, kind
