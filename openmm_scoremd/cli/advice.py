@@ -87,7 +87,8 @@ def _of(pairs: list[Mapping[str, Any]]) -> str:
 
 def _fewest(metrics: Mapping[str, Any]) -> str:
     """Return which set is worth the fewest independent frames, and how to get more of it."""
-    sets = metrics.get("sample_sets") or []
+    known = metrics.get("sample_sets") or []
+    sets = [one for one in known if one["effective_frames"] is not None]
     if not sets:
         return "all sets are too small to tell"
     fewest = min(sets, key=lambda one: one["effective_frames"])
