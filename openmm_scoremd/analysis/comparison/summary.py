@@ -29,7 +29,7 @@ from openmm_scoremd.analysis.comparison.pairs import (
 )
 from openmm_scoremd.analysis.comparison.planes import BasinPlane, basin_planes
 from openmm_scoremd.analysis.comparison.sets import SetSummary
-from openmm_scoremd.analysis.comparison.stationarity import drift_of, slowness_of
+from openmm_scoremd.analysis.comparison.stationarity import Slowness, drift_of, slowness_of
 from openmm_scoremd.analysis.comparison.table import text_table
 from openmm_scoremd.analysis.observables.groups import (
     ObservableGroup,
@@ -259,17 +259,7 @@ def summarise(
     sampled = [*groups]
     if energy is not None:
         sampled.append(energy_group(energy, max_frames=energy_frames))
-    with_time = sum(one.has_time for one in sets.values())
-    about = {
-        name: SetSummary.of(
-            name, one, slowness[name],
-            drift_of(
-                one, groups, [(name, plane) for plane in _with_basins(planes)], seed=options.seed
-            ),
-            alpha=alpha / max(1, with_time),
-        )
-        for name, one in sets.items()
-    }  # fmt: skip
+    about = _set_summaries(sets, slowness, groups, planes, alpha=alpha, seed=options.seed)
     observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
     of_pool = {
@@ -327,6 +317,24 @@ def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
 
 def _with_basins(planes: Sequence[BasinPlane]) -> list[BasinPlane]:
     return [plane for plane in planes if plane.basins.n_basins > 1]
+
+
+def _set_summaries(
+    sets: Mapping[str, SampleSet],
+    slowness: Mapping[str, Slowness],
+    groups: Sequence[ObservableGroup],
+    planes: Sequence[BasinPlane],
+    *,
+    alpha: float,
+    seed: int,
+) -> dict[str, SetSummary]:
+    """Return what there is to say about every set by itself; trajectories share the level."""
+    with_time = max(1, sum(one.has_time for one in sets.values()))
+    found = {}
+    for name, one in sets.items():
+        drift = drift_of(one, groups, [(name, plane) for plane in _with_basins(planes)], seed=seed)
+        found[name] = SetSummary.of(name, one, slowness[name], drift, alpha=alpha / with_time)
+    return found
 
 
 def _observed(
