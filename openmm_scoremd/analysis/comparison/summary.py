@@ -259,7 +259,7 @@ def summarise(
     planes = basin_planes(sets, groups, baseline=baseline)
     of_energy = [] if energy is None else [energy_group(energy, max_frames=energy_frames)]
     sampled = [*groups, *of_energy]
-    about = _about(sets, slowness, groups, planes, alpha=alpha, seed=options.seed)
+    about = _set_summaries(sets, slowness, groups, planes, alpha=alpha, seed=options.seed)
     observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
     of_pool = {
@@ -293,30 +293,6 @@ def summarise(
     )
 
 
-def _about(
-    sets: Mapping[str, SampleSet],
-    slowness: Mapping[str, Slowness],
-    groups: Sequence[ObservableGroup],
-    planes: Sequence[BasinPlane],
-    *,
-    alpha: float,
-    seed: int,
-) -> dict[str, SetSummary]:
-    """Return what is said about every set by itself."""
-    with_time = sum(one.has_time for one in sets.values())
-    divided = _with_basins(planes)
-    return {
-        name: SetSummary.of(
-            name,
-            one,
-            slowness[name],
-            drift_of(one, groups, [(name, plane) for plane in divided], seed=seed),
-            alpha=alpha / max(1, with_time),
-        )
-        for name, one in sets.items()
-    }
-
-
 def check_levels(*, alpha: float, visible_from: float) -> None:
     """Raise :class:`InvalidInputError` unless both lie between 0 and 1."""
     for name, value in (("alpha", alpha), ("visible_from", visible_from)):
@@ -345,6 +321,24 @@ def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
 
 def _with_basins(planes: Sequence[BasinPlane]) -> list[BasinPlane]:
     return [plane for plane in planes if plane.basins.n_basins > 1]
+
+
+def _set_summaries(
+    sets: Mapping[str, SampleSet],
+    slowness: Mapping[str, Slowness],
+    groups: Sequence[ObservableGroup],
+    planes: Sequence[BasinPlane],
+    *,
+    alpha: float,
+    seed: int,
+) -> dict[str, SetSummary]:
+    """Return what there is to say about every set by itself; trajectories share the level."""
+    with_time = max(1, sum(one.has_time for one in sets.values()))
+    found = {}
+    for name, one in sets.items():
+        drift = drift_of(one, groups, [(name, plane) for plane in _with_basins(planes)], seed=seed)
+        found[name] = SetSummary.of(name, one, slowness[name], drift, alpha=alpha / with_time)
+    return found
 
 
 def _observed(
