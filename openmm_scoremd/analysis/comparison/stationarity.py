@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +138,7 @@ def drift_of(
 
 def _columns(
     one: SampleSet, groups: Sequence[ObservableGroup]
-) -> Iterator[tuple[str, NDArray[np.generic]]]:
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield name and values of observables, of many in a group evenly chosen ones."""
     for group in groups:
         values = group.values(one.positions)
@@ -148,7 +149,7 @@ def _columns(
             yield group.labels[k], np.exp(1j * np.radians(column)) if group.period else column
 
 
-def _memory(pieces: Sequence[NDArray[np.generic]]) -> float:
+def _memory(pieces: Sequence[NDArray[Any]]) -> float:
     """Return the correlation of later frames with the first one, 0 where chance could make it.
 
     Stretches count by their length. Its error is that of a mean over stretches, which are
