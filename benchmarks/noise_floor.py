@@ -7,7 +7,8 @@ Training frames say nothing about a model that has seen them, and held-out frame
 share its errors. So both are compared with the frames of a second run of
 examples/make_alanine_dipeptide_trajectory.py (seed 2; hydrogens of 3 Da and steps of 2 fs, which
 leave the distribution of positions as it is), which nothing was trained on. The noise floor is the
-same number between the two runs, as many frames each: what a perfect model would have. JS with 64 x 64 bins over the whole circle, bonds as the mean Wasserstein-1 distance.
+same number between the two runs, as many frames each: what a perfect model would have. JS with
+64 x 64 bins over the whole circle, bonds as the mean Wasserstein-1 distance.
 
 The simulation starts at independent frames of the model, and its frames are those of the second
 half; the population of the basin at 0.3 < phi < 2 rad is their mean, its error that over replicas.

@@ -24,7 +24,7 @@ def export(
     licence: Annotated[str, "licence of the weights, such as MIT"] = "",
     citation: Annotated[str, "what users of the weights are to cite"] = "",
 ) -> None:
-    """Write trained weights as a model file, or a model file without code as TorchScript."""
+    """Write a model file from weights, or from one without code."""
     from openmm_scoremd.export.export import derive_torchscript, export_model, is_code_free
 
     if is_code_free(weights):

@@ -68,7 +68,7 @@ def training_parser(arguments: Sequence[str] = ()) -> jsonargparse.ArgumentParse
 
     parser = jsonargparse.ArgumentParser(
         prog="scoremd train",
-        usage="scoremd train BEADS.npz --output FOLDER [--minutes M] [--resume] [--ENTRY X ...]\n"
+        usage="scoremd train BEADS.npz --output FOLDER [--minutes M] [--ENTRY X ...]\n"
         "       scoremd train --config FILE --output FOLDER [--expert NAME] ...",
         description=f"{summary(train)} Without --config it is that of scoremd init, with --resume "
         "that of the run. Every entry of the file is an option, too.",

@@ -56,7 +56,7 @@ ratio        value / noise floor at the same numbers of frames. Frames of a
              simulation are correlated: a perfect one still lies above 1
 p            of the clearest difference, corrected for the number of all regions
 visible from the difference in the fraction of frames in a region that would
-             have been noticed (80 % of the time), of the slowest observable"""
+             have been noticed (four times of five), of the slowest observable"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

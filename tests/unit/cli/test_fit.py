@@ -93,9 +93,6 @@ def test_from_a_trajectory_to_a_verdict(scoremd, here, trajectory_of_dipeptide, 
     monkeypatch.setattr("openmm_scoremd.cli.fit._MOST_STEPS", 500)
     words = ("fit", trajectory, "--topology", topology, "--temperature", 300, "--output", "all")
     words += ("--preset", "alanine-dipeptide", "--steps", 20)
-    failed = scoremd(*words, "--stride", 400)
-    assert failed.code == 2
-    assert "beads: " in failed.err
     done = scoremd(*words)
     # A network of 20 steps and 50 frames: either it is wrong or there is nothing to tell.
     assert done.code in (3, 4), done.err

@@ -42,6 +42,8 @@ def test_every_command(scoremd, monkeypatch, command):
     monkeypatch.setitem(COMMANDS, command, functools.wraps(COMMANDS[command])(interrupt))
     arguments = {
         "coarse-grain": ["x.dcd", "--topology", "x", "--temperature", "300", "--output", "x"],
+        "fit": ["x.dcd", "--topology", "x", "--temperature", "300", "--output", "x"],
+        "init": ["x"],
         "train": ["--config", "tiny.yaml", "--output", "x"],
         "refine": ["x", "x", "x"],
         "import": ["x", "--config", "x", "--output", "x"],
