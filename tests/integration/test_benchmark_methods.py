@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,9 +43,8 @@ def test_mueller_brown(tmp_path, smoke):
     assert truth["iid"]["js_fixed_range"] < 0.3
 
 
-def test_results_page_is_what_was_recorded(tmp_path):
+def test_results_page_is_what_was_recorded(tmp_path, import_benchmark):
     page = ROOT / "docs/results.md"
     made = tmp_path / "results.md"
-    write_page = runpy.run_path(str(ROOT / "benchmarks/write_results.py"))["write_page"]
-    write_page(made)
+    import_benchmark("write_results").write_page(made)
     assert made.read_text() == page.read_text()

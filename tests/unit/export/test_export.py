@@ -307,7 +307,7 @@ def test_nan_never_agrees(make_trained, path, monkeypatch, part):
             result[part][-1] *= float("nan")
             return tuple(result)
 
-    monkeypatch.setattr("openmm_scoremd.export.export._compiled", Broken)
+    monkeypatch.setattr("openmm_scoremd.export.export.scripted_model", Broken)
     with pytest.raises(ModelFileError, match="differs from the network by nan"):
         export_torchscript(make_trained("graph"), path)
     assert not path.exists()

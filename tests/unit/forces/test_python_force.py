@@ -161,7 +161,7 @@ def drift(path, backend):
 def test_energy_is_conserved_as_well_as_by_autograd(make_model, backend, monkeypatch, tmp_path):
     trained, path = make_model(dtype="float32")
     found = drift(path, backend)
-    monkeypatch.setattr("openmm_scoremd.export.export.ExplicitModel", ExportedModel)
+    monkeypatch.setattr("openmm_scoremd.artifact.code_free.ExplicitModel", ExportedModel)
     plain = drift(export_torchscript(trained, tmp_path / "autograd.pt"), "pythonforce")
     assert found < 2.0 * plain + 1e-3
 

@@ -225,7 +225,7 @@ def package(tmp_path, monkeypatch):
 def springs():
     """The example of the documentation."""
     text = inspect.getdoc(families)
-    start, end = text.index("    import dataclasses"), text.index("Model files are compiled")
+    start, end = text.index("    import dataclasses"), text.index("Model files may be TorchScript")
     return textwrap.dedent(text[start:end])
 
 

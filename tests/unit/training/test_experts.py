@@ -321,7 +321,6 @@ def test_finished_experts_are_left_as_they_are(config, trained):
 @pytest.mark.parametrize(
     ("name", "entries", "named"),
     [
-        ("high", {"epochs": 3}, "epochs"),
         ("mid", {"optimizer": None}, "optimizer.ema_decay, optimizer.learning_rate"),
         ("low", {"fokker_planck": FokkerPlanckConfig(alpha=2e-3)}, "fokker_planck.alpha"),
         ("high", {"network": MLPConfig(hidden_dims=(7,), t_min=0.6)}, "network.output"),

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_freed_memory_is_kept():
 
 @pytest.mark.parametrize("command", ["train", "refine"])
 def test_commands_keep_their_memory(monkeypatch, tmp_path, command):
+    monkeypatch.chdir(Path(__file__).parents[4])
     from openmm_scoremd.cli.main import main
 
     kept = []
@@ -46,7 +48,10 @@ def test_commands_keep_their_memory(monkeypatch, tmp_path, command):
     )
     missing = str(tmp_path / "missing.npz")
     arguments = {
-        "train": ["--data.path", missing, "--output", str(tmp_path / "run")],
+        "train": [
+            *("--config", "examples/methods/alanine_dipeptide_diffusion.yaml"),
+            *("--data.path", missing, "--output", str(tmp_path / "run")),
+        ],
         "refine": [str(tmp_path / "w.safetensors"), missing, str(tmp_path / "out")],
     }
     assert main([command, *arguments[command]]) != 0

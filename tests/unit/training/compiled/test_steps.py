@@ -72,7 +72,8 @@ def test_many_steps_are_as_many_single_steps(planar, make_config, tmp_path, kind
         # Fabric hands out the loss of a single step in float32.
         assert row.loss == pytest.approx(expected.loss, rel=2e-7)
         assert row.learning_rate == expected.learning_rate
-        compare(state_of(many), state_of(single), 1e-10)
+        # A bias without a gradient moves by rounding alone, which Adam makes larger.
+        compare(state_of(many), state_of(single), 1e-9)
 
 
 @pytest.mark.usefixtures("uncompiled")
