@@ -68,10 +68,10 @@ def exported_model(
         If none serves ``t``.
     """
     network = require_energy_model(network_at(model, t))
-    force_energy = _copy(network, torch.float64).at_time(t).to(dtype)
+    force_energy = copy_in(network, torch.float64).at_time(t).to(dtype)
     kind = ExplicitModel if hasattr(force_energy, "energy_and_gradient") else ExportedModel
     exported = kind(
-        [_copy(expert, dtype) for expert in _networks(model)],
+        [copy_in(expert, dtype) for expert in _networks(model)],
         list(model.boundaries) if isinstance(model, TimePartitionedMixture) else [],
         force_energy,
         centred=network.translation_invariant,
@@ -162,7 +162,8 @@ def load_code_free(archive: ModelArchive, *, device: str | torch.device) -> Expo
     return exported.to(target)
 
 
-def _copy(network: Network, dtype: torch.dtype) -> Network:
+def copy_in(network: Network, dtype: torch.dtype) -> Network:
+    """Return a copy of a network on the CPU, in this precision."""
     return copy.deepcopy(network).to(device="cpu", dtype=dtype)
 
 

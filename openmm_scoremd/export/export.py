@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import datetime
 import os
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from openmm_scoremd._files.run_record import package_versions, sha256_of_file
 from openmm_scoremd.artifact.code_free import (
     code_free_bytes,
+    copy_in,
     exported_model,
     load_code_free,
     save_code_free,
@@ -34,7 +34,7 @@ from openmm_scoremd.artifact.metadata import (
 from openmm_scoremd.artifact.torchscript import save_module, tensor_digest
 from openmm_scoremd.description import ModelDescription
 from openmm_scoremd.errors import ConfigurationError, InvalidInputError, ModelFileError
-from openmm_scoremd.models.base import EnergyModel, ScoreModel, require_energy_model
+from openmm_scoremd.models.base import EnergyModel, require_energy_model
 from openmm_scoremd.models.mixture import TimePartitionedMixture, network_at
 from openmm_scoremd.models.weights import TrainedModel, architecture_of, load_weights
 
@@ -49,7 +49,6 @@ EXPORT_TOLERANCE: Final = {torch.float32: 3e-5, torch.float64: 1e-10}
 SELF_TEST_TOLERANCE: Final = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 Precision = Literal["float32", "float64"]
-Network = TypeVar("Network", bound=ScoreModel)
 Form = TypeVar("Form", bound=ModelModule)
 
 
@@ -259,10 +258,6 @@ def _check_invariance(trained: TrainedModel) -> None:
         )
 
 
-def _copy(network: Network, dtype: torch.dtype) -> Network:
-    return copy.deepcopy(network).to(device="cpu", dtype=dtype)
-
-
 def _reference_values(
     network: EnergyModel, trained: TrainedModel, *, t: float, tolerance: float
 ) -> SelfTest:
@@ -272,7 +267,7 @@ def _reference_values(
     x = description.to_network(frames)
     times = torch.full((len(x),), t, dtype=torch.float64)
     with torch.no_grad():
-        energy, score = _copy(network, torch.float64).energy_and_score(x, times)
+        energy, score = copy_in(network, torch.float64).energy_and_score(x, times)
     return SelfTest(
         positions=description.padded(torch.from_numpy(frames)).numpy(),
         energies=(description.thermal_energy * energy).numpy(),

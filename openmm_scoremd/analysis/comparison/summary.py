@@ -262,10 +262,8 @@ def summarise(
     about = _set_summaries(sets, slowness, groups, planes, alpha=alpha, seed=options.seed)
     observed = _observed(sets, sampled, planes, about)
     measured = measured_groups(groups)
-    of_pool = {
-        group.key: group.values(floor.positions).reshape(-1, len(group.labels))
-        for group in measured
-    }
+    of_pool = _columns(measured, floor)
+    measures = measures_of(measured, of_pool)
     pairs = [*itertools.combinations(observed, 2)]
     slow, notes = slow_plane(sets, groups)
     return Summary(
@@ -275,7 +273,7 @@ def summarise(
         pairs=tuple(
             compare_pair(
                 *pair,
-                measures_of(measured, of_pool),
+                measures,
                 of_pool,
                 alpha=alpha / len(pairs),
                 visible_from=visible_from,
@@ -321,6 +319,13 @@ def _check(sets: Mapping[str, SampleSet], topology: BeadTopology) -> None:
 
 def _with_basins(planes: Sequence[BasinPlane]) -> list[BasinPlane]:
     return [plane for plane in planes if plane.basins.n_basins > 1]
+
+
+def _columns(
+    groups: Sequence[ObservableGroup], frames: SampleSet
+) -> dict[str, NDArray[np.float64]]:
+    """Return the observables (frames, n) of every group, by its key."""
+    return {g.key: g.values(frames.positions).reshape(-1, len(g.labels)) for g in groups}
 
 
 def _set_summaries(
