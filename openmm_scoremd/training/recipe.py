@@ -162,7 +162,7 @@ def seconds_per_step(config: TrainingConfig) -> float:
 def _untimed(
     dataset: CGDataset, path: str | os.PathLike[str]
 ) -> tuple[TrainingConfig, dict[str, str]]:
-    n_training = round(0.8 * dataset.n_frames)
+    n_training = dataset.n_frames - round(dataset.n_frames * DataConfig.held_out_fraction)
     is_few = n_training < FEW_FRAMES
     network = _network(dataset, is_few=is_few)
     invariant = isinstance(network, InvariantConfig)
